@@ -1,0 +1,76 @@
+# Five products of one tree: the addon; the init stub that it carries (and its fault build for the tests);
+# the monitor, which is also the shim's `start` launcher; the C++ test programs.
+{
+  "variables": {
+    "warnings": ["-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror"],
+    # The stub is libc-free: nothing but raw system calls between clone and exec.
+    "stub_flags": [
+      "-std=c++17", "-Os", "-ffreestanding", "-nostdlib", "-fno-exceptions", "-fno-rtti", "-fno-stack-protector",
+      "-fno-asynchronous-unwind-tables", "-fno-threadsafe-statics", "-fno-pic", "-fno-pie", "-mno-red-zone",
+      "-fno-builtin", "-fno-tree-loop-distribute-patterns", "-ffunction-sections",
+    ],
+    "stub_ldflags": ["-nostdlib", "-static", "-no-pie", "-Wl,--gc-sections", "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,-z,norelro", "-s"],
+    "conditions": [["target_arch!='x64'", {"stub_flags!": ["-mno-red-zone"]}]],
+  },
+  "target_defaults": {
+    "include_dirs": ["native"],
+    "cflags_cc": ["-std=c++17", "-fno-exceptions", "-fno-rtti"],
+    "cflags_cc!": ["-std=gnu++17", "-std=gnu++14", "-fno-omit-frame-pointer"],
+  },
+  "targets": [
+    {
+      "target_name": "isopod-init",
+      "type": "executable",
+      "sources": ["<!@(ls native/init/*.cc)"],
+      "cflags_cc": ["<@(warnings)", "<@(stub_flags)"],
+      "cflags!": ["-fPIC", "-pthread", "-O3"],
+      "ldflags": ["<@(stub_ldflags)"],
+      "ldflags!": ["-pthread", "-rdynamic"],
+      "libraries!": ["-pthread"],
+    },
+    {
+      "target_name": "isopod-init-fault",
+      "type": "executable",
+      "defines": ["ISOPOD_FAULT=1"],
+      "sources": ["<!@(ls native/init/*.cc)"],
+      "cflags_cc": ["<@(warnings)", "<@(stub_flags)"],
+      "cflags!": ["-fPIC", "-pthread", "-O3"],
+      "ldflags": ["<@(stub_ldflags)"],
+      "ldflags!": ["-pthread", "-rdynamic"],
+    },
+    {
+      "target_name": "init-image",
+      "type": "none",
+      "dependencies": ["isopod-init"],
+      "actions": [{
+        "action_name": "embed",
+        "inputs": ["<(PRODUCT_DIR)/isopod-init", "scripts/embed.mjs"],
+        "outputs": ["<(SHARED_INTERMEDIATE_DIR)/init_image.h"],
+        "action": ["node", "scripts/embed.mjs", "<(PRODUCT_DIR)/isopod-init", "<(SHARED_INTERMEDIATE_DIR)/init_image.h"],
+      }],
+    },
+    {
+      "target_name": "core",
+      "type": "static_library",
+      "sources": ["<!@(ls native/core/*.cc)"],
+      "cflags_cc": ["<@(warnings)", "-O2", "-fPIC"],
+    },
+    {
+      "target_name": "isopod",
+      "dependencies": ["core", "init-image"],
+      "sources": ["<!@(ls native/addon/*.cc)"],
+      "include_dirs": ["<!(node -p \"require('node-addon-api').include_dir\")", "<(SHARED_INTERMEDIATE_DIR)"],
+      "defines": ["NAPI_VERSION=9", "NAPI_DISABLE_CPP_EXCEPTIONS"],
+      "cflags_cc": ["<@(warnings)", "-O2", "-Wno-unused-parameter", "-Wno-shadow"],
+    },
+    {
+      "target_name": "containerd-shim-isopod-v2",
+      "type": "executable",
+      "sources": ["<!@(ls native/monitor/*.cc)"],
+      "cflags_cc": ["<@(warnings)", "-Os"],
+      "cflags!": ["-fPIC"],
+      "ldflags": ["-static", "-s"],
+      "ldflags!": ["-rdynamic"],
+    },
+  ],
+}

@@ -1,0 +1,161 @@
+// The launch plan: what the init stub performs, compiled from the OCI spec by src/runtime and written by
+// src/native/plan.ts, which mirrors every number here (a test compares the two).
+//
+// A plan is one flat buffer, no pointers, all integers little-endian:
+//
+//   Header | Open[open_count] | Op[op_count] | data
+//
+// Strings and blobs live in `data` and are named by their offset from the start of the buffer. Offset 0 is
+// "none". A string ends with NUL. A list is u32 count, then count string offsets. Whoever reads a plan
+// checks it once, whole, with check_plan(): afterwards every offset is in range and every string ends.
+//
+// The stub runs in three phases (rule R8, "open on the host, build on an empty base"):
+//   1. opens: in the host's mount namespace every host path becomes an fd in a slot;
+//   2. ops, in order: namespaces, base, mounts, pivot, identity. They name slots, never host paths;
+//   3. the last op is EXEC or PAUSE.
+// Whatever fails is reported as {op, index, errno, subject} on the sync socket; the stub then exits.
+#pragma once
+
+#include <cstdint>
+
+namespace isopod::plan {
+
+constexpr uint32_t kMagic = 0x504f5349;  // "ISOP"
+constexpr uint32_t kVersion = 1;
+constexpr uint32_t kMaxSize = 1u << 20;
+constexpr uint32_t kMaxSlots = 256;
+constexpr uint32_t kNoSlot = 0xffffffff;
+
+struct Header {
+  uint32_t magic;
+  uint32_t version;
+  uint32_t size;  // of the whole buffer
+  uint32_t open_count;
+  uint32_t op_count;
+  uint32_t clone_flags;       // CLONE_NEW* for clone3; never NEWNS, NEWUSER, NEWTIME or NEWCGROUP
+  int32_t oom_score_adj;      // the stub's first act (R5); kKeepOom leaves it
+  uint32_t flags;             // HeaderFlag
+};
+constexpr int32_t kKeepOom = INT32_MIN;
+enum HeaderFlag : uint32_t {
+  // A score the caller may not lower is left where it is (no CAP_SYS_RESOURCE) instead of failing.
+  kOomBestEffort = 1,
+};
+
+// Phase 1. `slot` receives the fd. `path` is a host path, also the subject of an error.
+struct Open {
+  uint32_t kind;   // OpenKind
+  uint32_t slot;
+  uint32_t path;   // string
+  uint32_t flags;  // per kind
+  uint32_t a;
+  uint32_t b;
+  uint32_t list;   // list of strings, per kind
+  uint32_t data;   // string, per kind
+};
+
+enum OpenKind : uint32_t {
+  // open_tree(path, OPEN_TREE_CLONE [| AT_RECURSIVE if flags & 1]); symlinks are followed.
+  // flags & 2: a missing path leaves the slot empty instead of failing.
+  kOpenTree = 1,
+  // Overlay by fsopen("overlay") + fsconfig(list: "key=value" or "key") + fsmount(MOUNT_ATTR_* = flags),
+  // after chdir(path): lowerdir, upperdir and workdir may be relative to it. Values beyond 255 bytes are
+  // handed over by `lowerdir+`, else by mount(2) in a throw-away mount namespace.
+  kOpenOverlay = 2,
+  // A namespace file; a = the CLONE_NEW* type it must have (NS_GET_NSTYPE), fs type NSFS.
+  kOpenNamespace = 3,
+  // open(path, flags); a = uid, b = gid to fchown it to (0xffffffff: leave). For stdio FIFOs and the gate.
+  kOpenFile = 4,
+  // The launcher's fd number a of LaunchOptions.fds.
+  kOpenFd = 5,
+  // O_PATH of a character or block device node; a = major, b = minor are verified (flags: S_IFCHR/S_IFBLK).
+  kOpenDevice = 6,
+  // Any other filesystem by fsopen(data) + fsconfig(list) + fsmount(flags); `path` is its source.
+  kOpenFilesystem = 7,
+};
+
+// Phase 2. `subject` is a string that an error names. x and y are 64-bit operands.
+struct Op {
+  uint32_t op;       // OpCode
+  uint32_t subject;  // string
+  uint32_t a, b, c, d;
+  uint64_t x, y;
+};
+
+enum OpCode : uint32_t {
+  // 0..15 are steps of launcher and stub that no plan lists; they appear in error records only.
+  kStepNone = 0,
+  kStepPlan = 1,      // reading and checking the plan
+  kStepCgroup = 2,    // launcher: cgroup made, device program attached
+  kStepClone = 3,     // launcher: clone3
+  kStepStub = 4,      // launcher's child: execveat of the stub
+  kStepPrologue = 5,  // stub: oom_score_adj, dumpable, signals, close_range, chdir
+  kStepOpen = 6,      // stub: an Open; index says which
+
+  // --- namespaces ---------------------------------------------------------------------------------
+  kOpSetns = 16,       // setns(slot a, type b). Not for pid and cgroup of somebody else (R4): kOpSuccessor.
+  kOpUnshare = 17,     // unshare(a). NEWCGROUP after placement, NEWNS never (kOpEnterBase does).
+  kOpEnterBase = 18,   // setns(slot a, NEWNS) + unshare(NEWNS); cwd and root are the base's root.
+  kOpSuccessor = 19,   // R4: setns(pid ns slot a, kNoSlot: none), then go on as a clone made with
+                       // CLONE_PARENT into the cgroup of slot b (kNoSlot: none); its pid is reported and
+                       // the first stub exits 0.
+  kOpLoopbackUp = 20,  // bring `lo` up in the current network namespace, by netlink.
+  kOpHostname = 21,    // subject
+  kOpDomainname = 22,  // subject
+  kOpSetsid = 23,      // setsid(); not for PAUSE'd joins
+
+  // --- the tree, before pivot; destinations (string c) are resolved inside the new root ---------------
+  kOpAttachRoot = 32,  // move_mount(slot a) over the base's /root, MOUNT_ATTR set x / clear y, propagation b
+                       // (MS_PRIVATE/SLAVE/SHARED/UNBINDABLE [| MS_REC], 0: leave); it becomes "the root".
+  kOpNewRoot = 33,     // a new tmpfs (list of options d) as root: for the sandbox's own namespace.
+  kOpBaseTree = 34,    // slot a = open_tree(subject, CLONE | (b & 1 ? RECURSIVE : 0)) in the base.
+  kOpMountNew = 35,    // fsopen(string a), fsconfig(list d, source string b), attrs x, onto string c;
+                       // y = propagation. `cgroup` falls back to a bind of our cgroup where the kernel
+                       // refuses; `proc` and `sysfs` targets must be real directories.
+  kOpMountTree = 36,   // attach slot a at string c: attrs set x / clear y (recursive if b & 1), propagation d.
+                       // The slot is consumed. An empty slot (optional open) makes the op a no-op.
+  kOpSetAttr = 37,     // mount_setattr(c, set x, clear y, recursive if b & 1): late read-only.
+  kOpPropagate = 38,   // mount_setattr(c, propagation a, recursive if b & 1)
+  kOpMkdir = 39,       // mkdir -p c, mode a, uid/gid of new directories = x low/high 32 bits
+  kOpSymlink = 40,     // c -> string a; an existing entry stays
+  kOpMknod = 41,       // c; a = mode | S_IFCHR/BLK/FIFO, b = major << 20 | minor, x = uid | gid << 32; an
+                       // existing node of the same type and number is kept, any other is an error
+  kOpWriteFile = 42,   // c; blob at a of b bytes; mode d; O_EXCL unless x & 1
+  kOpMask = 43,        // c: file -> bind of slot a (host /dev/null), directory -> read-only tmpfs; absent: skip
+  kOpReadonly = 44,    // c: recursive bind of itself, then read-only keeping nosuid/nodev/noexec; absent: skip
+  kOpPivot = 45,       // pivot_root(".", "."), old root detached, cwd "/"
+  kOpCopyUp = 46,      // tmpcopyup: c's content copied into the mount that MountNew just put there
+  kOpChroot = 47,      // chroot(c), cwd "/"
+
+  // --- the process --------------------------------------------------------------------------------
+  kOpSysctl = 64,      // write string a to /proc/sys/<c> through a private procfs, no symlinks, no crossing
+  kOpConsole = 65,     // new pty from the container's devpts, size x = rows << 16 | cols; the master goes to
+                       // the launcher, the slave becomes stdio, controlling terminal and (b & 1) /dev/console
+  kOpStdio = 66,       // fds 0,1,2 = slots a,b,c; kNoSlot: /dev/null of the root (verified 1:3)
+  kOpRlimit = 67,      // a = resource, soft x, hard y
+  kOpUmask = 68,       // a
+  kOpPdeathsig = 69,   // a = signal, set after the last uid change; the stub exits if its parent is gone
+  kOpNoNewPrivs = 70,
+  kOpSeccomp = 71,     // sock_filter[] blob at a, b bytes; c = seccomp(2) filter flags
+  kOpBounding = 72,    // x = set to keep
+  kOpGroups = 73,      // blob at a: b u32 group ids
+  kOpIds = 74,         // uid a, gid b; keeps capabilities for kOpCaps
+  kOpCwd = 75,         // chdir(c), made if missing (a & 1), getcwd must be absolute and inside
+  kOpCaps = 76,        // effective x, permitted y; inheritable blob at a (u64), ambient blob at b (u64)
+  kOpOomScoreAdj = 77, // a (int32)
+  kOpKeyring = 78,     // a new session keyring named subject; ENOSYS and EDQUOT are ignored
+  kOpChownStdio = 79,  // fds 0..2 that are not /dev/null go to uid a
+  kOpDumpable = 80,    // PR_SET_DUMPABLE a
+
+  // --- ends ---------------------------------------------------------------------------------------
+  kOpSync = 96,        // a = SyncPoint: reported, then the stub waits for the launcher's go
+  kOpGate = 97,        // READY is reported, then one byte is read from slot a; EOF ends the stub
+  kOpLookup = 98,      // resolve argv[0] (list a, envp list b: PATH); fails as "executable file not found"
+  kOpExec = 99,        // close everything else, execve(argv list a, envp list b)
+  kOpPause = 100,      // READY, then reap children for ever; R6: a filter of a handful of calls (blob a, b
+                       // bytes), only the control socket open; ends when SIGTERM or SIGKILL comes
+};
+
+enum SyncPoint : uint32_t { kPlaced = 1, kHooks = 2, kReady = 3 };
+
+}  // namespace isopod::plan

@@ -1,0 +1,29 @@
+import * as fs from "node:fs";
+import * as path from "node:path";
+
+let counter = 0;
+
+/**
+ * Replaces `file` in one step: a reader sees the old or the new content, never half of it. No fsync: for
+ * state on tmpfs, which does not outlive a boot.
+ */
+export function writeFileAtomic(file: string, data: string | Uint8Array, mode = 0o600): void {
+  const temporary = path.join(path.dirname(file), `.${path.basename(file)}.${process.pid}.${counter++}`);
+  try {
+    fs.writeFileSync(temporary, data, { mode });
+    fs.renameSync(temporary, file);
+  } catch (error) {
+    fs.rmSync(temporary, { force: true });
+    throw error;
+  }
+}
+
+/** The content of `file`, or undefined if there is none. */
+export function readFileIfPresent(file: string): string | undefined {
+  try {
+    return fs.readFileSync(file, "utf8");
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
+    throw error;
+  }
+}

@@ -1,0 +1,3 @@
+export { native } from "./load";
+export * from "./plan";
+export type * from "./types";

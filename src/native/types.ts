@@ -1,0 +1,200 @@
+/**
+ * THE SEAM: every call that crosses from TypeScript into the C++ addon, and nothing else. Policy stays on
+ * this side; the addon performs. One options object each; fds cross as numbers, documented *taken* (the
+ * addon closes it, also on failure) or *borrowed* (the caller keeps it). Nothing here blocks Node's thread
+ * on a clone, a mount or a volume: calls that may wait return a promise and run on the launcher or the
+ * poller thread. Failures reject with an IsopodError {step, errno, path}.
+ */
+
+/** What the running kernel offers; forced down by ISOPOD_FEATURES=5.15. */
+export interface HostFeatures {
+  readonly kernel: string;
+  readonly arch: "x86_64" | "aarch64";
+  /** The cgroup2 mount, e.g. /sys/fs/cgroup or /sys/fs/cgroup/unified; "" if there is none. */
+  readonly cgroupRoot: string;
+  /** Controllers that cgroup2 offers at its root. */
+  readonly controllers: readonly string[];
+  /** Feature name → present. Names: overlayLowerdirAppend, mountSetattr, cgroupKill, statmount, … */
+  readonly features: Readonly<Record<string, boolean>>;
+  readonly effectiveCapabilities: bigint;
+  readonly apparmor: boolean;
+  readonly selinux: boolean;
+}
+
+export interface LaunchOptions {
+  /** A plan as `PlanWriter.finish` returns it; copied before the call returns. */
+  readonly plan: Uint8Array;
+  /** Borrowed. `OPEN.fd` names them by index. */
+  readonly fds?: readonly number[];
+  /**
+   * cgroup2 directory the first process starts in: made if missing (its parent must exist), removed again
+   * if the launch fails and it was made here. Absent: the caller's own. Not for joining (R4).
+   */
+  readonly cgroup?: string;
+  /** eBPF device program for that cgroup, cached by its bytes. */
+  readonly deviceProgram?: Uint8Array;
+  /** `ready`: resolve when the stub waits at its gate (or pauses); `exec`: when the final exec succeeded. */
+  readonly until: "ready" | "exec";
+  /** Borrowed: fd of another init image. Only for tests with the fault build. */
+  readonly initImage?: number;
+}
+
+export interface Launched {
+  /** As the caller's pid namespace counts. After a successor op: the successor's. */
+  readonly pid: number;
+  /** Caller owns. */
+  readonly pidfd: number;
+  /** Caller owns. Until `ready` only: EOF here means the exec succeeded, a record that it failed. */
+  readonly result?: number;
+  /** Caller owns: master of the pty, if the plan has a console. */
+  readonly pty?: number;
+}
+
+export interface ExitStatus {
+  /** Exit code, or 128 + signal. */
+  readonly status: number;
+  /** Nanoseconds since 1970. */
+  readonly exitedAt: bigint;
+}
+
+export interface SpawnOptions {
+  /** Absolute path. */
+  readonly file: string;
+  readonly args: readonly string[];
+  /** The whole environment, NAME=VALUE. */
+  readonly env: readonly string[];
+  readonly cwd?: string;
+  readonly stdin?: Uint8Array;
+  /** Borrowed: child's fd number → fd, besides 0, 1, 2. */
+  readonly fds?: Readonly<Record<number, number>>;
+  /** SIGKILL to the process group after this many ms; required: everything we run can hang (R10). */
+  readonly timeoutMs: number;
+  /** Bytes kept of each of stdout and stderr; default 1 MiB, the rest is drained and dropped. */
+  readonly maxOutput?: number;
+}
+
+export interface Spawned {
+  /** Exit code, or 128 + signal. */
+  readonly status: number;
+  readonly timedOut: boolean;
+  readonly stdout: Buffer;
+  readonly stderr: Buffer;
+}
+
+/** One archive entry, ready to be applied below a root; see native/core/unpack.h. */
+export interface UnpackEntry {
+  readonly type: "file" | "directory" | "symlink" | "hardlink" | "char" | "block" | "fifo";
+  /** Relative, as in the archive; resolved beneath the root, `..` and symlinks never leave it. */
+  readonly path: string;
+  readonly mode: number;
+  readonly uid: number;
+  readonly gid: number;
+  /** Nanoseconds since 1970. */
+  readonly mtime: bigint;
+  /** Target of a symlink or hardlink. */
+  readonly link?: string;
+  readonly major?: number;
+  readonly minor?: number;
+  readonly xattrs?: Readonly<Record<string, Buffer>>;
+  /** Content of a file that is given whole. Larger files follow in `writes`. */
+  readonly data?: Uint8Array;
+}
+
+export interface Native {
+  /** Probed once, then cached. */
+  features(): HostFeatures;
+
+  // --- processes ---------------------------------------------------------------------------------
+  launch(options: LaunchOptions): Promise<Launched>;
+  /** Takes `result`. Resolves when the exec succeeded, rejects with the stub's error. */
+  awaitExec(options: { result: number }): Promise<void>;
+  /**
+   * Waits for the process behind `pidfd` (borrowed, until it resolves). With `record`, the exit is written
+   * there as `{"status":N,"exitedAt":"ns"}` (tmp + rename) *before* the reap (R2). `child: false` for a
+   * process that is not ours to reap: then only its end is seen, and `record`, written by the monitor, is
+   * read back (status 255 if there is none within a second).
+   */
+  awaitExit(options: { pid: number; pidfd: number; record?: string; child?: boolean }): Promise<ExitStatus>;
+  /** False if the process is gone. */
+  signal(options: { pidfd: number; signal: number }): boolean;
+  /** Caller owns the returned fd; undefined if there is no such process. */
+  pidfdOpen(options: { pid: number }): number | undefined;
+  /** Runs a program to its end. R11: never a fork of Node. */
+  spawn(options: SpawnOptions): Promise<Spawned>;
+  resizePty(options: { pty: number; rows: number; columns: number }): void;
+
+  // --- cgroup v2 ---------------------------------------------------------------------------------
+  /** cgroup.kill (else kill each), wait until empty, rmdir the whole tree; an absent one is fine. */
+  cgroupDestroy(options: { path: string; timeoutMs: number }): Promise<void>;
+  /** cgroup.freeze, then waits for `frozen` in cgroup.events. */
+  cgroupFreeze(options: { path: string; frozen: boolean; timeoutMs: number }): Promise<void>;
+
+  // --- namespaces --------------------------------------------------------------------------------
+  /** fd (caller owns) of a mount namespace that holds nothing but one empty tmpfs with /root (R8). */
+  baseNamespace(): Promise<number>;
+  /** A new network namespace with `lo` up, pinned at `path`; its directory is made shared (R7). */
+  netnsCreate(options: { path: string }): Promise<void>;
+  /** Unpins; an absent one is fine. */
+  netnsDelete(options: { path: string }): Promise<void>;
+
+  // --- stdio, pty, logs (R12) --------------------------------------------------------------------
+  /** mkfifo + chown; an existing FIFO of any owner is an error. */
+  makeFifo(options: { path: string; mode: number; uid?: number; gid?: number }): void;
+  /** A CRI log file: O_APPEND|O_CREAT, 0640. Returns a handle; write errors are counted, never block. */
+  logOpen(options: { path: string }): number;
+  /** Opens `path` anew and switches all writers of the handle at a line's end. */
+  logReopen(options: { log: number; path: string }): void;
+  /** Flushes what is pending and frees the handle once its pumps have ended. */
+  logClose(options: { log: number }): void;
+  /**
+   * Takes `fd`. Splits what comes into CRI log lines until EOF or `pumpStop`. FIFOs of running containers
+   * never end by themselves, since the container holds both ends: `pumpStop` drains, then ends.
+   */
+  pumpLog(options: { fd: number; log: number; stream: "stdout" | "stderr" }): number;
+  /** Takes both: bytes from `from` to `to` until EOF (then `to` is closed) or `pumpStop`. */
+  pumpCopy(options: { from: number; to: number }): number;
+  /** Takes `fd`: keeps up to `limit` bytes, drops the rest. `pumpEnd` resolves with them. */
+  pumpCollect(options: { fd: number; limit: number }): number;
+  /** Resolves when the pump ended: the bytes of a collect, else an empty buffer. */
+  pumpEnd(options: { pump: number }): Promise<Buffer>;
+  /** Reads what is there without waiting, passes it on, ends the pump. Unknown pumps are fine. */
+  pumpStop(options: { pump: number }): void;
+
+  // --- files -------------------------------------------------------------------------------------
+  /** rm -rf beneath `path` with openat2, never following a link or crossing a mount. Absent is fine. */
+  removeTree(options: { path: string }): Promise<void>;
+  /** Bytes (512-byte blocks) and inodes beneath `path`, on its filesystem only. */
+  diskUsage(options: { path: string }): Promise<{ bytes: bigint; inodes: bigint }>;
+  mount(options: { type: string; source: string; target: string; options: readonly string[] }): Promise<void>;
+  /** MNT_DETACH, every mount at or below `path`; not mounted is fine. */
+  unmount(options: { path: string }): Promise<void>;
+  /**
+   * Applies entries in order below `root` (a snapshot's fs directory); `parents` are the lower layers,
+   * nearest first, whence undeclared directories and hard link targets are taken. Whiteouts become overlay
+   * whiteouts. Whatever would leave the root is refused.
+   */
+  unpackOpen(options: { root: string; parents: readonly string[] }): number;
+  unpackEntries(options: { unpack: number; entries: readonly UnpackEntry[] }): Promise<void>;
+  /** Further content of the last file entry. */
+  unpackData(options: { unpack: number; data: Uint8Array }): Promise<void>;
+  /** Sets directory times, syncs if asked, frees the handle. */
+  unpackClose(options: { unpack: number; sync: boolean }): Promise<void>;
+
+  // --- the monitor and systemd -------------------------------------------------------------------
+  /**
+   * Speaks to the monitor over its SEQPACKET socket (taken), see native/monitor/protocol.h. The returned
+   * inventory is what an earlier server left: fds by name (caller owns) and exits.
+   */
+  storeOpen(options: { fd: number }): Promise<{
+    fds: Readonly<Record<string, number>>;
+    exits: readonly { id: string; status: number; exitedAt: bigint }[];
+  }>;
+  /** `fd` is borrowed; names as R2 has them: `<id>/pidfd|pty|stdin|out|err|result`. */
+  storePut(options: { name: string; fd: number }): void;
+  /** Drops a name, or with a trailing `/` all names below it. */
+  storeDrop(options: { name: string }): void;
+  /** `id` runs as `pid`: should it fall to the monitor, that writes its exit to `record`. */
+  storeTask(options: { id: string; pid: number; record: string }): void;
+  /** sd_notify; false without NOTIFY_SOCKET. */
+  notify(options: { state: string }): boolean;
+}

@@ -1,0 +1,44 @@
+/** CNI: one network per pod, as cri.md §5 of the field does it; plus the pinned namespace it lives in. */
+export interface Network {
+  /** Why there is no usable network configuration; undefined if there is one. */
+  notReady(): string | undefined;
+  /** Makes and pins a namespace with `lo` up; returns its path (R7). */
+  createNamespace(id: string): Promise<string>;
+  /** Unpins; absent is fine. */
+  deleteNamespace(path: string): Promise<void>;
+  /** The configuration that an ADD would use now: persisted by the caller before ADD, needed for DEL. */
+  configuration(): Attachment["config"];
+  add(pod: PodNetwork, config: Attachment["config"]): Promise<Attachment>;
+  /** DEL always: also after a failed ADD (no result) and with a namespace that is gone (path ""). */
+  del(pod: PodNetwork, attachment: { config: Attachment["config"]; result?: unknown }): Promise<void>;
+  close(): void;
+}
+
+export interface PodNetwork {
+  readonly id: string;
+  readonly name: string;
+  readonly namespace: string;
+  readonly uid: string;
+  /** Path of the pinned namespace; "" once it is gone. */
+  readonly netns: string;
+  readonly annotations: Readonly<Record<string, string>>;
+  readonly portMappings: readonly PortMapping[];
+  readonly dns?: { servers: readonly string[]; searches: readonly string[]; options: readonly string[] };
+  readonly cgroupParent?: string;
+}
+
+export interface PortMapping {
+  readonly protocol: "tcp" | "udp" | "sctp";
+  readonly hostPort: number;
+  readonly containerPort: number;
+  readonly hostIp: string;
+}
+
+export interface Attachment {
+  /** The conflist as it was at ADD, JSON-able. */
+  readonly config: unknown;
+  /** The last plugin's result, JSON-able. */
+  readonly result: unknown;
+  /** Addresses of eth0 without prefix length; the first is the pod's. */
+  readonly ips: readonly string[];
+}

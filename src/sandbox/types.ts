@@ -1,0 +1,231 @@
+import type { Image } from "../image/types";
+
+/**
+ * Pods and containers as CRI means them, free of gRPC and protobuf: `cri` converts to and from these. Names
+ * follow CRI; 0 and "" mean unset there and are undefined here.
+ */
+export interface Pods {
+  /** Resolves a unique id prefix; NOT_FOUND, or INVALID_ARGUMENT if ambiguous. */
+  run(request: RunPod): Promise<string>;
+  stop(id: string): Promise<void>;
+  remove(id: string): Promise<void>;
+  get(id: string): PodView;
+  list(filter: PodFilter): readonly PodView[];
+
+  create(podId: string, config: ContainerConfig, pod: PodConfig): Promise<string>;
+  start(id: string): Promise<void>;
+  stopContainer(id: string, timeoutSeconds: number): Promise<void>;
+  removeContainer(id: string): Promise<void>;
+  getContainer(id: string): ContainerView;
+  listContainers(filter: ContainerFilter): readonly ContainerView[];
+  execSync(id: string, command: readonly string[], timeoutSeconds: number): Promise<ExecResult>;
+  reopenLog(id: string): Promise<void>;
+  stats(id: string): Promise<ContainerStatsView>;
+  listStats(filter: ContainerFilter): Promise<readonly ContainerStatsView[]>;
+  /** Why the runtime cannot run pods now; undefined if it can. */
+  runtimeNotReady(): string | undefined;
+  /** Lets go of everything; pods live on. */
+  close(): Promise<void>;
+}
+
+export interface PodMetadata {
+  readonly name: string;
+  readonly uid: string;
+  readonly namespace: string;
+  readonly attempt: number;
+}
+
+export type NamespaceMode = "pod" | "container" | "node" | "target";
+
+export interface NamespaceOptions {
+  readonly network: NamespaceMode;
+  readonly pid: NamespaceMode;
+  readonly ipc: NamespaceMode;
+  readonly targetId?: string | undefined;
+  /** Anything but the host's user namespace is refused until built. */
+  readonly userns?: unknown;
+}
+
+export interface PodConfig {
+  readonly metadata: PodMetadata;
+  readonly hostname: string;
+  readonly logDirectory: string;
+  readonly dns?:
+    | { servers: readonly string[]; searches: readonly string[]; options: readonly string[] }
+    | undefined;
+  readonly portMappings: readonly {
+    protocol: "tcp" | "udp" | "sctp";
+    hostPort: number;
+    containerPort: number;
+    hostIp: string;
+  }[];
+  readonly labels: Readonly<Record<string, string>>;
+  readonly annotations: Readonly<Record<string, string>>;
+  readonly cgroupParent: string;
+  readonly sysctls: Readonly<Record<string, string>>;
+  readonly privileged: boolean;
+  readonly namespaces: NamespaceOptions;
+}
+
+export interface RunPod {
+  readonly config: PodConfig;
+  /** runtime.v1.PodSandboxConfig as received; also what makes two requests the same (R9). */
+  readonly configBytes: Uint8Array;
+  /** "" is the default handler. */
+  readonly handler: string;
+}
+
+export interface ContainerMetadata {
+  readonly name: string;
+  readonly attempt: number;
+}
+
+export interface ContainerMount {
+  readonly containerPath: string;
+  readonly hostPath: string;
+  readonly readonly: boolean;
+  readonly selinuxRelabel: boolean;
+  readonly propagation: "private" | "hostToContainer" | "bidirectional";
+  readonly recursiveReadOnly: boolean;
+}
+
+export interface SecurityProfile {
+  readonly type: "runtimeDefault" | "unconfined" | "localhost";
+  readonly localhostRef: string;
+}
+
+export interface SecurityContext {
+  readonly addCapabilities: readonly string[];
+  readonly dropCapabilities: readonly string[];
+  readonly addAmbientCapabilities: readonly string[];
+  readonly privileged: boolean;
+  readonly namespaces: NamespaceOptions;
+  readonly runAsUser?: number | undefined;
+  readonly runAsUsername: string;
+  readonly runAsGroup?: number | undefined;
+  readonly readonlyRootfs: boolean;
+  readonly supplementalGroups: readonly number[];
+  readonly supplementalGroupsPolicy: "merge" | "strict";
+  readonly noNewPrivs: boolean;
+  readonly maskedPaths: readonly string[];
+  readonly readonlyPaths: readonly string[];
+  readonly seccomp?: SecurityProfile | undefined;
+  readonly apparmor?: SecurityProfile | undefined;
+}
+
+export interface ContainerConfig {
+  readonly metadata: ContainerMetadata;
+  /** What CreateContainer names: an id or reference. */
+  readonly image: string;
+  readonly userSpecifiedImage: string;
+  readonly command: readonly string[];
+  readonly args: readonly string[];
+  readonly workingDir: string;
+  readonly envs: readonly (readonly [string, string])[];
+  readonly mounts: readonly ContainerMount[];
+  readonly devices: readonly { containerPath: string; hostPath: string; permissions: string }[];
+  readonly labels: Readonly<Record<string, string>>;
+  readonly annotations: Readonly<Record<string, string>>;
+  /** Relative to the pod's log directory; "" discards output. */
+  readonly logPath: string;
+  readonly stdin: boolean;
+  readonly stdinOnce: boolean;
+  readonly tty: boolean;
+  /** Limits; all refused by name until built, shares and oom group dropped with one warning. */
+  readonly resources: ContainerResources;
+  readonly oomScoreAdj: number;
+  readonly security: SecurityContext;
+  /** Signal name or "" (image's, else SIGTERM). */
+  readonly stopSignal: string;
+}
+
+export interface ContainerResources {
+  readonly cpuPeriod: number;
+  readonly cpuQuota: number;
+  readonly cpuShares: number;
+  readonly memoryLimit: number;
+  readonly memorySwapLimit: number;
+  readonly cpusetCpus: string;
+  readonly cpusetMems: string;
+  readonly hugepageLimits: readonly { pageSize: string; limit: number }[];
+  readonly unified: Readonly<Record<string, string>>;
+}
+
+export interface PodFilter {
+  readonly id?: string | undefined;
+  readonly ready?: boolean | undefined;
+  readonly labels?: Readonly<Record<string, string>>;
+}
+
+export interface ContainerFilter {
+  readonly id?: string | undefined;
+  readonly podId?: string | undefined;
+  readonly state?: ContainerState | undefined;
+  readonly labels?: Readonly<Record<string, string>>;
+}
+
+export interface PodView {
+  readonly id: string;
+  readonly config: PodConfig;
+  readonly handler: string;
+  readonly ready: boolean;
+  readonly createdAt: bigint;
+  readonly ips: readonly string[];
+  readonly pid: number;
+  readonly netns: string;
+}
+
+export type ContainerState = "created" | "running" | "exited" | "unknown";
+
+export interface ContainerView {
+  readonly id: string;
+  readonly podId: string;
+  readonly config: ContainerConfig;
+  readonly imageId: string;
+  readonly imageRef: string;
+  readonly state: ContainerState;
+  readonly createdAt: bigint;
+  /** 0 until then. */
+  readonly startedAt: bigint;
+  readonly finishedAt: bigint;
+  readonly exitCode: number;
+  readonly reason: string;
+  readonly message: string;
+  /** Absolute; "" if output is discarded. */
+  readonly logPath: string;
+  readonly user: { uid: number; gid: number; supplementalGroups: readonly number[] };
+  readonly stopSignal: string;
+  readonly pid: number;
+  /** For verbose status. */
+  readonly spec: unknown;
+}
+
+export interface ExecResult {
+  readonly stdout: Buffer;
+  readonly stderr: Buffer;
+  readonly exitCode: number;
+}
+
+export interface ContainerStatsView {
+  readonly container: ContainerView;
+  /** Nanoseconds since 1970 of the reading. */
+  readonly timestamp: bigint;
+  readonly cpuUsageNs?: bigint | undefined;
+  /** Unset until two samples exist. */
+  readonly cpuNanoCores?: bigint | undefined;
+  readonly memory?:
+    | {
+        usage: bigint;
+        workingSet: bigint;
+        available: bigint;
+        rss: bigint;
+        pageFaults: bigint;
+        majorPageFaults: bigint;
+      }
+    | undefined;
+  readonly writableLayer?:
+    | { timestamp: bigint; mountpoint: string; bytes: bigint; inodes: bigint }
+    | undefined;
+}
+
+export type { Image };
