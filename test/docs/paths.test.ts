@@ -4,9 +4,13 @@ import * as path from "node:path";
 import { test } from "node:test";
 
 const root = path.resolve(__dirname, "../../..");
-const documents = ["README.md", ...fs.readdirSync(path.join(root, "docs"), { recursive: true, encoding: "utf8" })
-  .filter((name) => name.endsWith(".md"))
-  .map((name) => path.join("docs", name))];
+const documents = [
+  "README.md",
+  ...fs
+    .readdirSync(path.join(root, "docs"), { recursive: true, encoding: "utf8" })
+    .filter((name) => name.endsWith(".md"))
+    .map((name) => path.join("docs", name)),
+];
 
 /** Files of this repository that a document names in backticks or links, e.g. `src/cri/index.ts`. */
 function pathsIn(text: string): string[] {
@@ -26,9 +30,15 @@ for (const document of documents) {
 test("docs/architecture.md walks one RunPodSandbox through the rooms by file name", () => {
   const named = new Set(pathsIn(fs.readFileSync(path.join(root, "docs/architecture.md"), "utf8")));
   for (const room of ["cri", "sandbox", "network", "task", "shim", "runtime", "native"]) {
-    assert.ok([...named].some((name) => name.startsWith(`src/${room}/`)), `no file of src/${room} is named`);
+    assert.ok(
+      [...named].some((name) => name.startsWith(`src/${room}/`)),
+      `no file of src/${room} is named`,
+    );
   }
   for (const room of ["monitor", "core", "init"]) {
-    assert.ok([...named].some((name) => name.startsWith(`native/${room}/`)), `no file of native/${room} is named`);
+    assert.ok(
+      [...named].some((name) => name.startsWith(`native/${room}/`)),
+      `no file of native/${room} is named`,
+    );
   }
 });
