@@ -5,6 +5,7 @@
 namespace isopod::addon {
 
 static Napi::Object Init(Napi::Env env, Napi::Object exports) {
+  export_host(env, exports);
   export_pump(env, exports);
   export_store(env, exports);
   return exports;
