@@ -121,6 +121,8 @@ export interface Native {
   pidfdOpen(options: { pid: number }): number | undefined;
   /** Runs a program to its end. R11: never a fork of Node. */
   spawn(options: SpawnOptions): Promise<Spawned>;
+  /** Another fd (caller owns) of the same open file: a terminal's master cannot be opened twice. */
+  duplicate(options: { fd: number }): number;
   resizePty(options: { pty: number; rows: number; columns: number }): void;
 
   // --- cgroup v2 ---------------------------------------------------------------------------------
