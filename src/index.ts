@@ -8,8 +8,8 @@ export type { Mount } from "./oci/mount";
 export type { Process as ProcessSpec, Spec } from "./oci/runtime-spec";
 export {
   type CgroupStats,
-  check,
   ContainerHandle as Container,
+  check,
   type ExecOptions,
   type Finding,
   type HostReport,

@@ -1,7 +1,7 @@
 import * as fs from "node:fs";
 import { messageOf } from "../base/errors";
 import { type HostFeatures, native } from "../native";
-import { CAPABILITIES, CAP_SYS_RESOURCE } from "./capabilities";
+import { CAP_SYS_RESOURCE, CAPABILITIES } from "./capabilities";
 
 /** What this host can run, why not, and how to cure it. */
 export interface HostReport {
@@ -58,7 +58,12 @@ function kernelFinding({ kernel }: HostFeatures): Finding {
   const good = major > OLDEST[0] || (major === OLDEST[0] && minor >= OLDEST[1]);
   return good
     ? { name: "kernel", level: "ok", detail: kernel }
-    : { name: "kernel", level: "error", detail: `${kernel} is too old`, cure: `boot Linux ${OLDEST.join(".")} or later` };
+    : {
+        name: "kernel",
+        level: "error",
+        detail: `${kernel} is too old`,
+        cure: `boot Linux ${OLDEST.join(".")} or later`,
+      };
 }
 
 function userFinding({ effectiveCapabilities }: HostFeatures): Finding {

@@ -3,13 +3,13 @@ import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
 import type { Readable, Writable } from "node:stream";
-import { invalid, IsopodError, messageOf } from "../base/errors";
+import { IsopodError, invalid, messageOf } from "../base/errors";
 import { undoOnFailure } from "../base/scope";
 import { type ExitStatus, native } from "../native";
 import type { Mount } from "../oci/mount";
 import type { Process as ProcessSpec, Spec } from "../oci/runtime-spec";
 import { containerRuntime } from "./containers";
-import { Streams, type StreamOptions } from "./streams";
+import { type StreamOptions, Streams } from "./streams";
 import { sweepStateDirs } from "./sweep";
 import type { CgroupStats, Container, Process, ProcessState, Runtime } from "./types";
 import { checkSpec } from "./validate";
@@ -202,7 +202,8 @@ const isArguments = (what: readonly string[] | ProcessSpec): what is readonly st
 
 function signalNumber(signal: number | NodeJS.Signals): number {
   const number = typeof signal === "number" ? signal : os.constants.signals[signal];
-  if (!Number.isInteger(number) || number < 0 || number > 64) throw invalid("signal", signal, "no such signal");
+  if (!Number.isInteger(number) || number < 0 || number > 64)
+    throw invalid("signal", signal, "no such signal");
   return number;
 }
 
@@ -212,7 +213,10 @@ async function readSpec(bundle: string): Promise<Spec> {
   try {
     text = await fs.promises.readFile(file, "utf8");
   } catch (error) {
-    throw new IsopodError("NOT_FOUND", `reading "${file}": ${messageOf(error)}`, { path: file, cause: error });
+    throw new IsopodError("NOT_FOUND", `reading "${file}": ${messageOf(error)}`, {
+      path: file,
+      cause: error,
+    });
   }
   try {
     return JSON.parse(text) as Spec;

@@ -1,6 +1,6 @@
 import * as fs from "node:fs";
 import * as net from "node:net";
-import { Readable, Writable } from "node:stream";
+import { type Readable, Writable } from "node:stream";
 import type { Native } from "../native";
 import type { Stdio } from "./types";
 
