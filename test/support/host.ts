@@ -66,11 +66,12 @@ export function onHost(host: Host, file: string, args: readonly string[]) {
   return command(enter!, [...rest, file, ...args]);
 }
 
-/** Where cgroup2 is mounted here. */
+/** Where cgroup2 is mounted here, mounts that others cover left out. */
 export function cgroup2Mount(): string | undefined {
   for (const line of fs.readFileSync("/proc/self/mountinfo", "utf8").split("\n")) {
     const fields = line.split(" ");
-    if (fields[fields.indexOf("-") + 1] === "cgroup2") return fields[4];
+    if (fields[fields.indexOf("-") + 1] !== "cgroup2") continue;
+    if (fs.existsSync(`${fields[4]}/cgroup.controllers`)) return fields[4];
   }
   return undefined;
 }

@@ -1,0 +1,124 @@
+import * as fs from "node:fs";
+import * as os from "node:os";
+import * as path from "node:path";
+import { monitorEventLoopDelay } from "node:perf_hooks";
+import { parseArgs } from "node:util";
+import { command } from "../../support/command";
+import { peers } from "../../support/peers";
+import { compare, figures, machine, ms } from "../figures";
+import { type Bundle, writeBundle } from "./bundle";
+import { CommandLine, type Contender, harnessSource, type Launch } from "./contender";
+import { Library } from "./library";
+
+/**
+ * bench:launch: the same bundle by isopod in this process and by runc and crun from the C harness, one after
+ * the other in every round, so that whatever else the machine does meets all of them alike.
+ */
+async function main(): Promise<void> {
+  const { values } = parseArgs({
+    options: {
+      n: { type: "string", default: "40" },
+      mounts: { type: "string", default: "4000" },
+      only: { type: "string" },
+    },
+  });
+  const rounds = Number(values.n);
+  const dir = fs.mkdtempSync(path.join(os.tmpdir(), "isopod-bench-"));
+  const harness = path.join(dir, "harness");
+  await command("gcc", ["-O2", "-o", harness, harnessSource()]);
+  const cgroup = `/isopod-bench-${process.pid}`;
+  const launched = writeBundle(path.join(dir, "true"), ["/bin/true"], `${cgroup}-true`);
+  const contenders = await everybody(dir, harness, values.only);
+  const tool = new CommandLine("tool", harness, "/bin/true", path.join(dir, "tool"));
+  try {
+    console.log(machine());
+    console.log(`config.json sha256 ${launched.sha256.slice(0, 16)}, ${rounds} interleaved rounds\n`);
+    await launches("create+start+wait+delete", contenders, launched, rounds, tool);
+    await execs(contenders, path.join(dir, "sleep"), cgroup, rounds);
+    const many = path.join(dir, "mounts");
+    fs.mkdirSync(many);
+    await tool.ask(`mounts ${values.mounts} ${many}`);
+    await launches(`the same, ${values.mounts} host mounts`, contenders, launched, rounds);
+    await tool.ask(`unmount ${many}`);
+  } finally {
+    for (const contender of [...contenders, tool]) await contender.close();
+    fs.rmSync(dir, { recursive: true, force: true });
+  }
+}
+
+/** Ours first: the others' ratios are to it. */
+async function everybody(dir: string, harness: string, only: string | undefined): Promise<Contender[]> {
+  const contenders: Contender[] = [new Library()];
+  const runc = peers.runc();
+  const crun = peers.crun();
+  for (const [name, peer] of [
+    ["runc 1.1.5", runc.missing === undefined ? runc.runc : runc],
+    ["crun 1.28", crun.missing === undefined ? crun.crun : crun],
+  ] as const) {
+    if (typeof peer !== "string") console.log(`${name}: not here: ${peer.missing}`);
+    else contenders.push(new CommandLine(name, harness, peer, path.join(dir, name.split(" ")[0]!)));
+  }
+  return only === undefined ? contenders : contenders.filter(({ name }) => name.includes(only));
+}
+
+async function launches(
+  title: string,
+  contenders: readonly Contender[],
+  bundle: Bundle,
+  rounds: number,
+  tool?: CommandLine,
+): Promise<void> {
+  const samples = new Map<string, Launch[]>(contenders.map(({ name }) => [name, []]));
+  const spawns: number[] = [];
+  const delay = monitorEventLoopDelay({ resolution: 1 });
+  for (const contender of contenders) await contender.launch(bundle.dir);
+  for (let round = 0; round < rounds; round++) {
+    for (const contender of contenders) {
+      const ours = contender.name === "isopod";
+      if (ours) delay.enable();
+      samples.get(contender.name)!.push(await contender.launch(bundle.dir));
+      delay.disable();
+    }
+    if (tool !== undefined) spawns.push((await tool.ask("spawn /bin/true"))[0]!);
+  }
+  const totals = [...samples].map(([name, all]) => [name, all.map((one) => one.total)] as const);
+  console.log(`${compare(title, Object.fromEntries(totals))}\n`);
+  for (const [name, all] of samples) {
+    const parts = Object.keys(all[0]?.parts ?? {});
+    const medians = parts.map((part) => `${part} ${ms(figures(all.map((one) => one.parts[part]!)).p50)}`);
+    console.log(`  ${name}: ${medians.join(", ")} ms`);
+  }
+  if (samples.has("isopod")) console.log(`  event loop delay p99 ${ms(delay.percentile(99))} ms`);
+  if (spawns.length > 0) console.log(`  an empty spawn costs ${ms(figures(spawns).p50)} ms`);
+  console.log("");
+}
+
+async function execs(
+  contenders: readonly Contender[],
+  dir: string,
+  cgroup: string,
+  rounds: number,
+): Promise<void> {
+  const samples: Record<string, number[]> = {};
+  const up: Contender[] = [];
+  try {
+    for (const contender of contenders) {
+      const name = contender.name.split(" ")[0]!;
+      await contender.up(writeBundle(path.join(dir, name), ["/bin/sleep", "1000"], `${cgroup}-${name}`).dir);
+      up.push(contender);
+      samples[contender.name] = [];
+      await contender.exec();
+    }
+    for (let round = 0; round < rounds; round++) {
+      for (const contender of contenders) samples[contender.name]!.push(await contender.exec());
+    }
+  } finally {
+    for (const contender of up) await contender.down();
+  }
+  console.log(`${compare("exec /bin/true", samples)}\n`);
+}
+
+main().catch((error: unknown) => {
+  console.error(error);
+  process.exitCode = 1;
+});
