@@ -1,17 +1,9 @@
 #include <napi.h>
 
-#include "addon/exports.h"
-
-namespace isopod::addon {
+#include "init_image.h"
 
 static Napi::Object Init(Napi::Env env, Napi::Object exports) {
-  export_host(env, exports);
-  export_pump(env, exports);
-  export_store(env, exports);
-  export_unpack(env, exports);
+  exports.Set("initImageSize", Napi::Number::New(env, sizeof(kInitImage)));
   return exports;
 }
-
 NODE_API_MODULE(NODE_GYP_MODULE_NAME, Init)
-
-}  // namespace isopod::addon

@@ -77,8 +77,11 @@ export function openNetwork(options: NetworkOptions): Network {
 
   return {
     notReady: () => confDir.problem,
-    namespacePath: (id) => path.join(netnsDir, `isopod-${id}`),
-    createNamespace: (pin) => native().netnsCreate({ path: pin }),
+    createNamespace: async (id) => {
+      const pin = path.join(netnsDir, `isopod-${id}`);
+      await native().netnsCreate({ path: pin });
+      return pin;
+    },
     deleteNamespace: (pin) => native().netnsDelete({ path: pin }),
     configuration: () => {
       const list = confDir.current;

@@ -1,0 +1,337 @@
+import * as fs from "node:fs";
+import { errnoOf, IsopodError, precondition } from "../base/errors";
+import { undoOnFailure, withDeadline } from "../base/scope";
+import type { Launched } from "../native";
+import type { Process as ProcessSpec, Spec } from "../oci/runtime-spec";
+import { cgroupOf, isFrozen, readOomKills, readPids, readStats, refusePopulated, signalAll } from "./cgroup";
+import { compileContainer } from "./compile";
+import type { Engine } from "./engine";
+import { Exec, type ExecHost } from "./exec";
+import type { BaseFiles } from "./mounts";
+import { BaseProcess, LOST } from "./process";
+import {
+  type ContainerRecord,
+  type ExecRecord,
+  gatePath,
+  readExit,
+  removeFile,
+  removeRecord,
+  versioned,
+  writeRecord,
+} from "./state";
+import { StdioEnds } from "./stdio-ends";
+import type { CgroupStats, Container, ContainerOptions, Process, ProcessState, Stdio } from "./types";
+import { checkId, checkProcess, checkSpec } from "./validate";
+
+const SIGKILL = 9;
+const CGROUP_TIMEOUT_MS = 10_000;
+/** How long the end of a container waits for its execs, which are being killed. */
+const EXECS_TIMEOUT_MS = 5_000;
+
+/** What a container needs of its sandbox. */
+export interface ContainerSite {
+  /** Absent: implicit. */
+  readonly sandbox: string | undefined;
+  readonly files: BaseFiles | undefined;
+  /** The mount namespace that its tree is built in. `taken`: to be closed after the launch. */
+  base(): Promise<{ fd: number; taken: boolean }>;
+  forget(container: ContainerProcess): void;
+}
+
+export class ContainerProcess extends BaseProcess implements Container, ExecHost {
+  readonly bundle: string;
+  readonly extra: Readonly<Record<string, unknown>>;
+  readonly spec: Spec;
+  readonly cgroup: string;
+  readonly execs = new Map<string, Exec>();
+  readonly #site: ContainerSite;
+  #result: number | undefined;
+  #started = false;
+  #paused = false;
+  #oomKills = 0;
+
+  private constructor(
+    engine: Engine,
+    site: ContainerSite,
+    options: { id: string; bundle: string; stdio: Stdio; extra: Readonly<Record<string, unknown>> },
+    spec: Spec,
+    cgroup: string,
+  ) {
+    super(engine, options.id, options.id, options.stdio);
+    this.#site = site;
+    this.bundle = options.bundle;
+    this.extra = options.extra;
+    this.spec = spec;
+    this.cgroup = cgroup;
+  }
+
+  /** Launches the stub, which builds the container and then waits at its gate. Undone on failure. */
+  static create(engine: Engine, site: ContainerSite, options: ContainerOptions): Promise<ContainerProcess> {
+    const { id, bundle, spec, stdio, extra = {} } = options;
+    return undoOnFailure(async (scope) => {
+      checkId("id", id);
+      checkSpec(spec);
+      const terminal = spec.process?.terminal ?? false;
+      const cgroup = cgroupOf(engine.target, spec.linux?.cgroupsPath, id);
+      if (engine.ids.has(id)) throw new IsopodError("ALREADY_EXISTS", `id "${id}": in use`, { path: id });
+      engine.ids.add(id);
+      scope.defer("id", () => engine.ids.delete(id));
+      const container = new ContainerProcess(
+        engine,
+        site,
+        { id, bundle, stdio: { ...stdio, terminal }, extra },
+        spec,
+        cgroup,
+      );
+      const gate = gatePath(engine.stateDir, id);
+      const { plan, deviceProgram } = compileContainer({
+        id,
+        spec,
+        bundle,
+        rootfs: options.rootfs,
+        stdio,
+        gate,
+        base: site.files,
+        target: engine.target,
+        dieWithParent: engine.dieWithParent,
+        warn: engine.warn,
+      });
+      scope.defer("record", () => removeRecord(engine.stateDir, id));
+      container.#record(0);
+      engine.native.makeFifo({ path: gate, mode: 0o600 });
+      const ends = StdioEnds.open(engine, id, container.stdio);
+      scope.defer("stdio", () => ends.close());
+      refusePopulated(cgroup);
+      engine.parents.claim(cgroup);
+      scope.defer("parent cgroup", () => engine.parents.release(cgroup));
+      const base = await site.base();
+      let launched: Launched;
+      try {
+        launched = await engine.native.launch({
+          plan,
+          fds: [base.fd],
+          cgroup,
+          deviceProgram,
+          until: "ready",
+        });
+      } finally {
+        if (base.taken) fs.closeSync(base.fd);
+      }
+      scope.defer("process", () => container.#abandon());
+      container.#result = launched.result;
+      container.adopt(launched, ends);
+      if (launched.result !== undefined) engine.store?.put(`${id}/result`, launched.result);
+      container.#record(launched.pid);
+      return container;
+    });
+  }
+
+  /** Takes up what an earlier server left. Takes the fds below its id. */
+  static recovered(
+    engine: Engine,
+    site: ContainerSite,
+    record: ContainerRecord,
+    spec: Spec,
+    left: Readonly<Record<string, number>>,
+    known: { status: number; exitedAt: bigint } | undefined,
+  ): ContainerProcess {
+    const container = new ContainerProcess(engine, site, record, spec, record.cgroup);
+    engine.ids.add(record.id);
+    engine.parents.claim(record.cgroup);
+    container.pid = record.pid;
+    container.ends = StdioEnds.recovered(engine, record.id, record.stdio, left);
+    container.pidfd = left[`${record.id}/pidfd`];
+    container.#result = left[`${record.id}/result`];
+    container.#started = !fs.existsSync(gatePath(engine.stateDir, record.id));
+    container.#paused = isFrozen(record.cgroup);
+    const exit = readExit(engine.stateDir, record.id) ?? known;
+    if (exit) void container.ended(exit);
+    else if (container.pidfd === undefined) void container.ended({ status: LOST, exitedAt: 0n });
+    else container.watch(false);
+    // Started, but the crash came before that was written down: the end of file is there already.
+    if (!container.#started && container.#result !== undefined) void container.#awaitExec().catch(() => {});
+    return container;
+  }
+
+  adoptExec(
+    record: ExecRecord,
+    left: Readonly<Record<string, number>>,
+    known: { status: number; exitedAt: bigint } | undefined,
+  ): void {
+    this.execs.set(record.id, Exec.recovered(this.engine, this, record, left, known));
+  }
+
+  get state(): ProcessState {
+    if (this.exit) return "stopped";
+    if (!this.#started) return "created";
+    return this.#paused ? "paused" : "running";
+  }
+
+  alive(): boolean {
+    return this.pidfd !== undefined && this.engine.native.signal({ pidfd: this.pidfd, signal: 0 });
+  }
+
+  /** One byte into the gate; then the exec either succeeds or says why not. */
+  async start(): Promise<void> {
+    if (this.state !== "created" || this.#starting)
+      throw precondition(
+        `container "${this.id}": is ${this.#starting ? "starting" : this.state}: cannot start`,
+      );
+    this.#starting = true;
+    try {
+      openGate(gatePath(this.engine.stateDir, this.id), this.id);
+      await this.#awaitExec();
+    } finally {
+      this.#starting = false;
+    }
+  }
+  #starting = false;
+
+  async #awaitExec(): Promise<void> {
+    const result = this.#result;
+    this.#result = undefined;
+    if (result !== undefined) await this.engine.native.awaitExec({ result });
+    this.#started = true;
+    removeFile(gatePath(this.engine.stateDir, this.id));
+    this.engine.store?.drop(`${this.id}/result`);
+  }
+
+  override async kill(signal: number, options: { all?: boolean } = {}): Promise<void> {
+    if (!options.all) return super.kill(signal);
+    // Also when init has ended: what else runs in the cgroup is meant, and nothing is fine.
+    signalAll(this.engine.native, this.engine.target, this.cgroup, signal);
+  }
+
+  exec(options: { id: string; process: ProcessSpec; stdio: Stdio }): Process {
+    const { id, process } = options;
+    checkId("exec id", id);
+    checkProcess(process);
+    if (this.state === "stopped")
+      throw precondition(`container "${this.id}": is stopped: nothing can run in it`);
+    if (this.execs.has(id))
+      throw new IsopodError("ALREADY_EXISTS", `exec "${id}" of "${this.id}": in use`, { path: id });
+    const stdio = { ...options.stdio, terminal: process.terminal ?? false };
+    const exec = Exec.register(this.engine, this, id, process, stdio);
+    this.execs.set(id, exec);
+    return exec;
+  }
+
+  forget(exec: Exec): void {
+    this.execs.delete(exec.id);
+  }
+
+  async pause(): Promise<void> {
+    if (this.state !== "running")
+      throw precondition(`container "${this.id}": is ${this.state}: cannot pause`);
+    await this.#freeze(true);
+  }
+
+  async resume(): Promise<void> {
+    if (this.state !== "paused")
+      throw precondition(`container "${this.id}": is ${this.state}: cannot resume`);
+    await this.#freeze(false);
+  }
+
+  async #freeze(frozen: boolean): Promise<void> {
+    await this.engine.native.cgroupFreeze({ path: this.cgroup, frozen, timeoutMs: CGROUP_TIMEOUT_MS });
+    this.#paused = frozen;
+  }
+
+  async pids(): Promise<readonly { pid: number; execId?: string }[]> {
+    const execs = new Map<number, string>();
+    for (const exec of this.execs.values()) if (exec.pid !== 0 && !exec.exit) execs.set(exec.pid, exec.id);
+    return readPids(this.cgroup).map((pid) => {
+      const execId = execs.get(pid);
+      return execId === undefined ? { pid } : { pid, execId };
+    });
+  }
+
+  async stats(): Promise<CgroupStats> {
+    return readStats(this.cgroup);
+  }
+
+  async oomKills(): Promise<number> {
+    return Math.max(this.#oomKills, readOomKills(this.cgroup));
+  }
+
+  /**
+   * A pid namespace of its own dies with its first process. A shared one does not: what is left in the cgroup
+   * is killed, and the execs are waited for, so that each of their ends is known before the container's.
+   */
+  protected override async beforeExit(): Promise<void> {
+    this.#oomKills = readOomKills(this.cgroup);
+    const own = this.spec.linux?.namespaces?.some(({ type, path }) => type === "pid" && !path);
+    if (!own) signalAll(this.engine.native, this.engine.target, this.cgroup, SIGKILL);
+    const running = [...this.execs.values()].filter((exec) => exec.pid !== 0 && !exec.exit);
+    if (running.length === 0) return;
+    await withDeadline(
+      Promise.all(running.map((exec) => exec.exited)),
+      EXECS_TIMEOUT_MS,
+      `waiting for the execs of "${this.id}"`,
+    );
+  }
+
+  protected override async free(): Promise<void> {
+    if (!this.exit) {
+      await super.kill(SIGKILL);
+      await this.exited;
+    }
+    for (const exec of [...this.execs.values()]) await exec.delete();
+    await this.#destroyCgroup();
+    this.#closeResult();
+    this.engine.parents.release(this.cgroup);
+    this.engine.ids.delete(this.id);
+    this.#site.forget(this);
+  }
+
+  /** Undo of a launch that succeeded. */
+  async #abandon(): Promise<void> {
+    await super.kill(SIGKILL).catch(() => {});
+    await this.exited;
+    await this.#destroyCgroup();
+    this.#closeResult();
+    this.engine.store?.drop(`${this.key}/`);
+  }
+
+  #destroyCgroup(): Promise<void> {
+    return this.engine.native.cgroupDestroy({ path: this.cgroup, timeoutMs: CGROUP_TIMEOUT_MS });
+  }
+
+  #closeResult(): void {
+    if (this.#result !== undefined) fs.closeSync(this.#result);
+    this.#result = undefined;
+  }
+
+  #record(pid: number): void {
+    writeRecord(
+      this.engine.stateDir,
+      this.id,
+      versioned({
+        kind: "container" as const,
+        id: this.id,
+        pid,
+        createdAt: String(BigInt(Date.now()) * 1_000_000n),
+        ...(this.#site.sandbox !== undefined && { sandbox: this.#site.sandbox }),
+        bundle: this.bundle,
+        cgroup: this.cgroup,
+        stdio: this.stdio,
+        extra: this.extra,
+      }),
+    );
+  }
+}
+
+/** ENXIO: nobody holds the other end any more. */
+function openGate(gate: string, id: string): void {
+  try {
+    const fd = fs.openSync(gate, fs.constants.O_WRONLY | fs.constants.O_NONBLOCK);
+    try {
+      fs.writeSync(fd, "\n");
+    } finally {
+      fs.closeSync(fd);
+    }
+  } catch (error) {
+    if (errnoOf(error) !== "ENXIO" && errnoOf(error) !== "ENOENT") throw error;
+    throw precondition(`container "${id}": its process is gone`);
+  }
+}

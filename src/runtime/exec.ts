@@ -1,0 +1,149 @@
+import * as fs from "node:fs";
+import { IsopodError, precondition } from "../base/errors";
+import type { NamespaceType, Process as ProcessSpec, Spec } from "../oci/runtime-spec";
+import { compileExec, execNamespaces, namespaceFile } from "./compile-exec";
+import type { Engine } from "./engine";
+import { BaseProcess } from "./process";
+import { type ExecRecord, execKey, readExit, versioned, writeRecord } from "./state";
+import { StdioEnds } from "./stdio-ends";
+import type { ProcessState, Stdio } from "./types";
+
+/** The container as its execs see it. */
+export interface ExecHost {
+  readonly id: string;
+  readonly spec: Spec;
+  readonly cgroup: string;
+  readonly state: ProcessState;
+  readonly pid: number;
+  /** Is the init process still the one that `pid` names? */
+  alive(): boolean;
+  forget(exec: Exec): void;
+}
+
+export class Exec extends BaseProcess {
+  readonly #host: ExecHost;
+  readonly #spec: ProcessSpec;
+  #starting: Promise<void> | undefined;
+
+  private constructor(engine: Engine, host: ExecHost, id: string, spec: ProcessSpec, stdio: Stdio) {
+    super(engine, id, execKey(host.id, id), stdio);
+    this.#host = host;
+    this.#spec = spec;
+  }
+
+  /** Registers it; nothing runs yet. */
+  static register(engine: Engine, host: ExecHost, id: string, spec: ProcessSpec, stdio: Stdio): Exec {
+    const exec = new Exec(engine, host, id, spec, stdio);
+    exec.#record(0);
+    return exec;
+  }
+
+  static recovered(
+    engine: Engine,
+    host: ExecHost,
+    record: ExecRecord,
+    left: Readonly<Record<string, number>>,
+    known: { status: number; exitedAt: bigint } | undefined,
+  ): Exec {
+    const exec = new Exec(engine, host, record.id, record.process, record.stdio);
+    exec.pid = record.pid;
+    if (record.pid === 0) return exec;
+    exec.#starting = Promise.resolve();
+    exec.ends = StdioEnds.recovered(engine, exec.key, record.stdio, left);
+    exec.pidfd = left[`${exec.key}/pidfd`];
+    const exit = readExit(engine.stateDir, exec.key) ?? known;
+    if (exit) void exec.ended(exit);
+    else if (exec.pidfd === undefined) void exec.ended({ status: 255, exitedAt: 0n });
+    else exec.watch(false);
+    return exec;
+  }
+
+  get state(): ProcessState {
+    if (this.exit) return "stopped";
+    if (this.pid === 0) return "created";
+    return this.#host.state === "paused" ? "paused" : "running";
+  }
+
+  start(): Promise<void> {
+    if (this.#starting) return Promise.reject(precondition(`process "${this.id}": started already`));
+    this.#starting = this.#start().catch((error: unknown) => {
+      this.#starting = undefined; // stays created, as the shim API has it
+      throw error;
+    });
+    return this.#starting;
+  }
+
+  async #start(): Promise<void> {
+    const { state } = this.#host;
+    if (state === "stopped" || state === "paused")
+      throw precondition(`container "${this.#host.id}": is ${state}: nothing can be started in it`);
+    const { native, target, dieWithParent, warn } = this.engine;
+    const namespaces = execNamespaces(this.#host.spec);
+    const plan = compileExec({
+      containerId: this.#host.id,
+      spec: this.#host.spec,
+      process: this.#spec,
+      stdio: this.stdio,
+      namespaces,
+      cgroup: this.#host.cgroup,
+      target,
+      dieWithParent,
+      warn,
+    });
+    const fds = openNamespaces(this.#host, namespaces);
+    let ends: StdioEnds | undefined;
+    try {
+      ends = StdioEnds.open(this.engine, this.key, this.stdio);
+      const launched = await native.launch({ plan, fds, until: "exec" });
+      this.adopt(launched, ends);
+      this.#record(launched.pid);
+    } catch (error) {
+      if (this.pid === 0) ends?.close();
+      throw error;
+    } finally {
+      for (const fd of fds) fs.closeSync(fd);
+    }
+  }
+
+  /** Only a monitor makes a crash survivable; without one nobody would read it. */
+  #record(pid: number): void {
+    if (!this.engine.store) return;
+    writeRecord(
+      this.engine.stateDir,
+      this.key,
+      versioned({
+        kind: "exec" as const,
+        id: this.id,
+        container: this.#host.id,
+        pid,
+        process: this.#spec,
+        stdio: this.stdio,
+      }),
+    );
+  }
+
+  protected override async beforeExit(): Promise<void> {}
+
+  protected override async free(): Promise<void> {
+    this.#host.forget(this);
+  }
+}
+
+/**
+ * `/proc/<pid>/ns/*` of the container's first process. Its pid could have been reused since it was written
+ * down: they are opened first, and then it must still be alive, so they were its own.
+ */
+export function openNamespaces(
+  host: { pid: number; id: string; alive(): boolean },
+  types: readonly NamespaceType[],
+): number[] {
+  const fds: number[] = [];
+  try {
+    for (const type of types) fds.push(fs.openSync(`/proc/${host.pid}/ns/${namespaceFile(type)}`, "r"));
+    if (host.alive()) return fds;
+  } catch {}
+  for (const fd of fds) fs.closeSync(fd);
+  throw new IsopodError("FAILED_PRECONDITION", `entering "${host.id}": its first process is gone`, {
+    path: host.id,
+  });
+}

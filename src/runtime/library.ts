@@ -1,0 +1,259 @@
+import { randomBytes } from "node:crypto";
+import * as fs from "node:fs";
+import * as os from "node:os";
+import * as path from "node:path";
+import type { Readable, Writable } from "node:stream";
+import { IsopodError, invalid, messageOf } from "../base/errors";
+import { undoOnFailure } from "../base/scope";
+import { type ExitStatus, native } from "../native";
+import type { Mount } from "../oci/mount";
+import type { Process as ProcessSpec, Spec } from "../oci/runtime-spec";
+import { containerRuntime } from "./containers";
+import { type StreamOptions, Streams } from "./streams";
+import { sweepStateDirs } from "./sweep";
+import type { CgroupStats, Container, Process, ProcessState, Runtime } from "./types";
+import { checkSpec } from "./validate";
+
+/**
+ * The library's containers: children of the calling process, which die with it. Long-lived ones are the
+ * daemon's business.
+ */
+export interface RunOptions extends StreamOptions {
+  /** Directory with config.json and, unless `rootfs` says otherwise, the root filesystem it names. */
+  readonly bundle: string;
+  /** Instead of the bundle's config.json. */
+  readonly spec?: Spec;
+  /** Mounts that make the root filesystem, e.g. an image's snapshot. Default: spec.root.path as it is. */
+  readonly rootfs?: readonly Mount[];
+  /** Default: one that is made up. */
+  readonly id?: string;
+  /** What was asked for and is dropped, by name. Default: process.emitWarning. */
+  readonly warn?: (message: string, fields?: Record<string, unknown>) => void;
+}
+
+export interface ExecOptions extends StreamOptions {
+  /** Default: one that is made up. */
+  readonly id?: string;
+}
+
+/**
+ * Creates and starts a container. Errors are IsopodErrors whose text says what was being done, to what, and
+ * why it failed; nothing is left behind then.
+ */
+export async function run(options: string | RunOptions): Promise<ContainerHandle> {
+  const container = await create(options);
+  try {
+    await container.start();
+    return container;
+  } catch (error) {
+    await container.delete();
+    throw error;
+  }
+}
+
+/** As `run`, but the container's program waits for `start`. */
+export async function create(options: string | RunOptions): Promise<ContainerHandle> {
+  const wanted = typeof options === "string" ? { bundle: options } : options;
+  const bundle = path.resolve(wanted.bundle);
+  const spec = wanted.spec ?? (await readSpec(bundle));
+  checkSpec(spec);
+  const id = wanted.id ?? randomBytes(8).toString("hex");
+  const { runtime, stateDir } = library(wanted.warn);
+  const terminal = spec.process?.terminal ?? false;
+  return undoOnFailure(async (scope) => {
+    const uid = spec.process?.user?.uid ?? 0;
+    const streams = new Streams(native(), path.join(stateDir, id), wanted, terminal, uid);
+    scope.defer("streams", () => streams.destroy());
+    const sandbox = await runtime.sandbox({ id, implicit: true });
+    scope.defer("sandbox", () => sandbox.destroy());
+    const { stdio } = streams;
+    const container = await sandbox.create({ id, bundle, spec, rootfs: wanted.rootfs ?? [], stdio });
+    scope.defer("container", () => container.delete());
+    const handle = new ContainerHandle(container, streams, spec, () => sandbox.destroy());
+    streams.unlink();
+    return handle;
+  });
+}
+
+/** A running program: a container's first, or one that was started in it by `exec`. */
+export class ProcessHandle {
+  readonly id: string;
+  /** Null unless asked for (`stdin: "pipe"`). */
+  readonly stdin: Writable | null;
+  readonly stdout: Readable | null;
+  /** Null with a terminal. */
+  readonly stderr: Readable | null;
+  protected readonly process: Process;
+
+  /** @internal */
+  constructor(process: Process, streams: Streams) {
+    this.process = process;
+    this.id = process.id;
+    this.stdin = streams.openStdin(() => process.closeStdin());
+    this.stdout = streams.stdout;
+    this.stderr = streams.stderr;
+  }
+
+  /** As this process's pid namespace counts. */
+  get pid(): number {
+    return this.process.pid;
+  }
+
+  get state(): ProcessState {
+    return this.process.state;
+  }
+
+  /** Resolves at its end; `status` is the exit code, or 128 + signal. */
+  wait(): Promise<ExitStatus> {
+    return this.process.exited;
+  }
+
+  /** By number or name (`SIGTERM`). NOT_FOUND if it has ended. */
+  kill(signal: number | NodeJS.Signals = "SIGTERM"): Promise<void> {
+    return this.process.kill(signalNumber(signal));
+  }
+
+  /** Of its terminal; without one nothing happens. */
+  resize(size: { rows: number; columns: number }): void {
+    this.process.resize(size);
+  }
+
+  /** Frees what is left of it. FAILED_PRECONDITION while it runs. Its output can be read on. */
+  async delete(): Promise<ExitStatus> {
+    const exit = await this.process.delete();
+    this.stdin?.destroy();
+    return exit;
+  }
+}
+
+export class ContainerHandle extends ProcessHandle implements AsyncDisposable {
+  readonly #container: Container;
+  readonly #stateDir: string;
+  readonly #spec: Spec;
+  readonly #destroy: () => Promise<void>;
+
+  /** @internal */
+  constructor(container: Container, streams: Streams, spec: Spec, destroy: () => Promise<void>) {
+    super(container, streams);
+    this.#container = container;
+    this.#stateDir = library().stateDir;
+    this.#spec = spec;
+    this.#destroy = destroy;
+  }
+
+  /** Lets a container that `create` made begin. Rejects if its program cannot be executed. */
+  start(): Promise<void> {
+    return this.#container.start();
+  }
+
+  /**
+   * Runs a further program in the container: an argument list, run as the container's own program is (user,
+   * environment, capabilities), or a whole `process` of the runtime specification.
+   */
+  async exec(what: readonly string[] | ProcessSpec, options: ExecOptions = {}): Promise<ProcessHandle> {
+    const process = isArguments(what) ? { ...this.#spec.process!, args: what, terminal: false } : what;
+    const id = options.id ?? randomBytes(8).toString("hex");
+    const prefix = path.join(this.#stateDir, `${this.id}@${id}`);
+    const uid = process.user?.uid ?? 0;
+    return undoOnFailure(async (scope) => {
+      const streams = new Streams(native(), prefix, options, process.terminal ?? false, uid);
+      scope.defer("streams", () => streams.destroy());
+      const exec = this.#container.exec({ id, process, stdio: streams.stdio });
+      scope.defer("exec", () => exec.delete());
+      await exec.start();
+      const handle = new ProcessHandle(exec, streams);
+      streams.unlink();
+      return handle;
+    });
+  }
+
+  pause(): Promise<void> {
+    return this.#container.pause();
+  }
+
+  resume(): Promise<void> {
+    return this.#container.resume();
+  }
+
+  /** Host pids of all its processes. */
+  async pids(): Promise<readonly number[]> {
+    return (await this.#container.pids()).map(({ pid }) => pid);
+  }
+
+  stats(): Promise<CgroupStats> {
+    return this.#container.stats();
+  }
+
+  override async delete(): Promise<ExitStatus> {
+    const exit = await super.delete();
+    await this.#destroy();
+    return exit;
+  }
+
+  /** Kills it if need be, and deletes it. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#container.kill(os.constants.signals.SIGKILL, { all: true });
+    if (this.state !== "created") await this.wait();
+    await this.delete();
+  }
+}
+
+const isArguments = (what: readonly string[] | ProcessSpec): what is readonly string[] => Array.isArray(what);
+
+function signalNumber(signal: number | NodeJS.Signals): number {
+  const number = typeof signal === "number" ? signal : os.constants.signals[signal];
+  if (!Number.isInteger(number) || number < 0 || number > 64)
+    throw invalid("signal", signal, "no such signal");
+  return number;
+}
+
+async function readSpec(bundle: string): Promise<Spec> {
+  const file = path.join(bundle, "config.json");
+  let text: string;
+  try {
+    text = await fs.promises.readFile(file, "utf8");
+  } catch (error) {
+    throw new IsopodError("NOT_FOUND", `reading "${file}": ${messageOf(error)}`, {
+      path: file,
+      cause: error,
+    });
+  }
+  try {
+    return JSON.parse(text) as Spec;
+  } catch (error) {
+    throw new IsopodError("INVALID_ARGUMENT", `parsing "${file}": ${messageOf(error)}`, {
+      path: file,
+      cause: error,
+    });
+  }
+}
+
+const STATE_ROOT = "/run/isopod/library";
+let made: { runtime: Runtime; stateDir: string } | undefined;
+let warnTo: RunOptions["warn"];
+
+/** One runtime for the process; its state directory is named after it and taken down after it by the next. */
+function library(warn?: RunOptions["warn"]): { runtime: Runtime; stateDir: string } {
+  if (warn) warnTo = warn;
+  if (!made) {
+    if (process.getuid?.() !== 0)
+      throw new IsopodError(
+        "PERMISSION_DENIED",
+        `running a container: as uid ${process.getuid?.()}: only root may make its namespaces, mounts and cgroup`,
+      );
+    const stateDir = path.join(STATE_ROOT, String(process.pid));
+    sweepStateDirs(STATE_ROOT);
+    const tell: RunOptions["warn"] = (message, fields) => {
+      if (warnTo) warnTo(message, fields);
+      else process.emitWarning(`${message}${fields ? ` ${JSON.stringify(fields)}` : ""}`, "IsopodWarning");
+    };
+    const runtime = containerRuntime({ stateDir, dieWithParent: true, warn: tell });
+    process.once("exit", () => {
+      try {
+        fs.rmdirSync(stateDir);
+      } catch {}
+    });
+    made = { runtime, stateDir };
+  }
+  return made;
+}

@@ -1,0 +1,269 @@
+import { invalid, precondition, unsupported } from "../base/errors";
+import type { NamespaceType, Process, Spec } from "../oci/runtime-spec";
+import {
+  absolutePath,
+  anything,
+  array,
+  boolean,
+  type Check,
+  firstFault,
+  id,
+  integer,
+  map,
+  noLimit,
+  object,
+  oneOf,
+  refused,
+  string,
+  text,
+  unsigned64,
+} from "./schema";
+
+/**
+ * A config.json is checked whole before anything is done: every member of the OCI runtime specification 1.3
+ * is either honoured or refused here by its name and value; members that it does not know are refused too.
+ * What only the kernel can tell (does a mount's source exist?) comes from the stub.
+ */
+export function checkSpec(spec: unknown): asserts spec is Spec {
+  const error = firstFault(specification, spec) ?? inconsistency(spec as Spec);
+  if (error) throw error;
+}
+
+/** The `process` of an exec. */
+export function checkProcess(process: unknown): asserts process is Process {
+  const error = firstFault(processOf, process, "process");
+  if (error) throw error;
+}
+
+/** Ids become file and cgroup names: nothing that a path could read otherwise. */
+export function checkId(field: string, value: string): void {
+  if (typeof value !== "string" || !/^[A-Za-z0-9_+.-]{1,128}$/.test(value) || value === "." || value === "..")
+    throw invalid(
+      field,
+      value,
+      "must be 1 to 128 letters, digits or any of _ + . -, and not a directory's name",
+    );
+}
+
+const limit = (what: string): Check => noLimit(`${what} limits are not built yet: leave it unset`);
+const environment = text((value) => value.indexOf("=") > 0, "must be NAME=VALUE");
+const capabilitySet = array(text((value) => /^CAP_[A-Z_]+$/.test(value), "must be a CAP_ name"));
+
+const processOf = object(
+  {
+    terminal: boolean,
+    consoleSize: object({ height: integer(0, 65535), width: integer(0, 65535) }),
+    user: object({
+      uid: id,
+      gid: id,
+      umask: integer(0, 0o777),
+      additionalGids: array(id),
+      username: refused("is for Windows"),
+    }),
+    args: array(string),
+    commandLine: refused("is for Windows"),
+    env: array(environment),
+    cwd: absolutePath,
+    capabilities: object({
+      bounding: capabilitySet,
+      effective: capabilitySet,
+      inheritable: capabilitySet,
+      permitted: capabilitySet,
+      ambient: capabilitySet,
+    }),
+    rlimits: array(object({ type: string, hard: unsigned64, soft: unsigned64 }, ["type", "hard", "soft"])),
+    noNewPrivileges: boolean,
+    apparmorProfile: refused(),
+    oomScoreAdj: integer(-1000, 1000),
+    scheduler: refused(),
+    selinuxLabel: refused(),
+    ioPriority: refused(),
+    execCPUAffinity: refused(),
+  },
+  ["args", "cwd"],
+);
+
+const deviceType = oneOf("a", "b", "c");
+const deviceNumber = integer(-1, 2 ** 32 - 1);
+
+/** `memory.oom.group` is kubelet's own default, dropped with a warning (compile.ts); the rest are limits. */
+const unified: Check = (value) => {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) return map(string)(value);
+  const { "memory.oom.group": _dropped, ...rest } = value as Record<string, unknown>;
+  return map(limit("unified"))(rest);
+};
+
+const resources = object({
+  devices: array(
+    object(
+      {
+        allow: boolean,
+        type: deviceType,
+        major: deviceNumber,
+        minor: deviceNumber,
+        access: text((value) => /^[rwm]{0,3}$/.test(value), "must be made of r, w and m"),
+      },
+      ["allow"],
+    ),
+  ),
+  memory: object({
+    limit: limit("memory"),
+    reservation: limit("memory"),
+    swap: limit("memory"),
+    kernel: limit("memory"),
+    kernelTCP: limit("memory"),
+    swappiness: refused(),
+    disableOOMKiller: refused(),
+    useHierarchy: anything,
+    checkBeforeUpdate: refused(),
+  }),
+  cpu: object({
+    // Dropped with a warning (compile.ts): every pod carries shares, and they only bias the scheduler.
+    shares: integer(0, Number.MAX_SAFE_INTEGER),
+    quota: limit("cpu"),
+    burst: limit("cpu"),
+    // Says nothing without a quota, and a quota is refused.
+    period: integer(0, Number.MAX_SAFE_INTEGER),
+    realtimeRuntime: limit("cpu"),
+    realtimePeriod: limit("cpu"),
+    cpus: limit("cpuset"),
+    mems: limit("cpuset"),
+    idle: limit("cpu"),
+  }),
+  pids: object({ limit: limit("pids") }),
+  blockIO: limit("block I/O"),
+  hugepageLimits: array(object({ pageSize: string, limit: limit("huge page") }, ["pageSize"])),
+  network: limit("network"),
+  rdma: limit("rdma"),
+  unified,
+});
+
+const mapping = refused("user namespaces are not built yet");
+
+const linux = object({
+  uidMappings: mapping,
+  gidMappings: mapping,
+  sysctl: map(string),
+  resources,
+  cgroupsPath: string,
+  namespaces: array(
+    object(
+      {
+        type: oneOf("pid", "network", "ipc", "uts", "mount", "cgroup", "user", "time"),
+        path: text((value) => value === "" || value.startsWith("/"), "must be an absolute path"),
+      },
+      ["type"],
+    ),
+  ),
+  devices: array(
+    object(
+      {
+        path: absolutePath,
+        type: oneOf("c", "u", "b", "p"),
+        major: integer(0, 4095),
+        minor: integer(0, 1048575),
+        fileMode: integer(0, 0o177777),
+        uid: id,
+        gid: id,
+      },
+      ["path", "type"],
+    ),
+  ),
+  netDevices: refused(),
+  seccomp: object(
+    {
+      defaultAction: string,
+      defaultErrnoRet: integer(0, 4095),
+      architectures: array(string),
+      flags: array(string),
+      listenerPath: refused("seccomp notification is not supported"),
+      listenerMetadata: refused("seccomp notification is not supported"),
+      syscalls: array(
+        object(
+          {
+            names: array(string),
+            action: string,
+            errnoRet: integer(0, 4095),
+            args: array(
+              object({ index: integer(0, 5), value: unsigned64, valueTwo: unsigned64, op: string }, [
+                "index",
+                "value",
+                "op",
+              ]),
+            ),
+          },
+          ["names", "action"],
+        ),
+      ),
+    },
+    ["defaultAction"],
+  ),
+  rootfsPropagation: oneOf(
+    "",
+    ...["shared", "slave", "private", "unbindable"].flatMap((word) => [word, `r${word}`]),
+  ),
+  maskedPaths: array(absolutePath),
+  readonlyPaths: array(absolutePath),
+  mountLabel: refused(),
+  intelRdt: refused(),
+  memoryPolicy: refused(),
+  personality: refused(),
+  timeOffsets: refused("time namespaces are not built yet"),
+});
+
+const hooks = refused("hooks are not built yet");
+
+const specification = object(
+  {
+    ociVersion: text((value) => /^1\.\d+\.\d+/.test(value), "must be a version 1 of the specification"),
+    process: processOf,
+    root: object({ path: text((value) => value !== "", "must not be empty"), readonly: boolean }, ["path"]),
+    hostname: string,
+    domainname: string,
+    mounts: array(
+      object(
+        {
+          destination: absolutePath,
+          type: string,
+          source: string,
+          options: array(string),
+          uidMappings: refused("idmapped mounts are not built yet"),
+          gidMappings: refused("idmapped mounts are not built yet"),
+        },
+        ["destination"],
+      ),
+    ),
+    hooks,
+    annotations: map(string),
+    linux,
+    solaris: refused("is for another system"),
+    windows: refused("is for another system"),
+    vm: refused("is for virtual machines"),
+    zos: refused("is for another system"),
+    freebsd: refused("is for another system"),
+  },
+  ["ociVersion", "process", "root"],
+);
+
+/** What no single member shows. */
+function inconsistency(spec: Spec): Error | undefined {
+  const seen = new Set<NamespaceType>();
+  for (const [i, { type, path }] of (spec.linux?.namespaces ?? []).entries()) {
+    const field = `linux.namespaces[${i}].type`;
+    if (seen.has(type)) return invalid(field, type, "named twice");
+    if (type === "user" || type === "time") return unsupported(field, path || type, "not built yet");
+    seen.add(type);
+  }
+  if (!seen.has("mount"))
+    return unsupported("linux.namespaces", [...seen], "a container needs a mount namespace");
+  if (spec.hostname && !seen.has("uts"))
+    return invalid("hostname", spec.hostname, "needs a uts namespace in linux.namespaces");
+  if (spec.domainname && !seen.has("uts"))
+    return invalid("domainname", spec.domainname, "needs a uts namespace in linux.namespaces");
+  if ((spec.process?.args ?? []).length === 0)
+    return invalid("process.args", spec.process?.args, "must name a program");
+  const size = spec.process?.consoleSize;
+  if (size && !spec.process?.terminal && (size.height > 0 || size.width > 0))
+    return precondition("process.consoleSize: needs process.terminal");
+  return undefined;
+}
