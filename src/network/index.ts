@@ -77,11 +77,8 @@ export function openNetwork(options: NetworkOptions): Network {
 
   return {
     notReady: () => confDir.problem,
-    createNamespace: async (id) => {
-      const pin = path.join(netnsDir, `isopod-${id}`);
-      await native().netnsCreate({ path: pin });
-      return pin;
-    },
+    namespacePath: (id) => path.join(netnsDir, `isopod-${id}`),
+    createNamespace: (pin) => native().netnsCreate({ path: pin }),
     deleteNamespace: (pin) => native().netnsDelete({ path: pin }),
     configuration: () => {
       const list = confDir.current;

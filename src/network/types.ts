@@ -2,8 +2,10 @@
 export interface Network {
   /** Why there is no usable network configuration; undefined if there is one. */
   notReady(): string | undefined;
-  /** Makes and pins a namespace with `lo` up; returns its path (R7). */
-  createNamespace(id: string): Promise<string>;
+  /** Where the namespace of `id` is pinned: known, and recorded, before it is made. */
+  namespacePath(id: string): string;
+  /** Makes a namespace with `lo` up and pins it at `path` (R7). */
+  createNamespace(path: string): Promise<void>;
   /** Unpins; absent is fine. */
   deleteNamespace(path: string): Promise<void>;
   /** The configuration that an ADD would use now: persisted by the caller before ADD, needed for DEL. */

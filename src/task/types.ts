@@ -12,6 +12,11 @@ export interface Shims {
   createSandbox(options: CreateSandboxOptions): Promise<SandboxTask>;
   /** After a daemon restart: connect to the recorded address, else run `start` again; NOT_FOUND if it is gone. */
   reconnect(record: SandboxTaskRecord): Promise<SandboxTask>;
+  /**
+   * Removes what a `createSandbox` that a crash of the daemon cut off has left: the sandbox in its shim, the
+   * bundle. Only id and handler are known. Nothing there is fine.
+   */
+  discard(options: { id: string; handler: Handler }): Promise<void>;
   /** Frees connections; shims and pods live on. */
   close(): Promise<void>;
 }
