@@ -107,26 +107,38 @@ export interface PlanHeader {
   readonly oomBestEffort?: boolean;
 }
 
+interface Entry {
+  readonly code: number;
+  /** The open's slot, or the op's subject. */
+  readonly first: number;
+  readonly path: Ref;
+  readonly list: Ref;
+  readonly data: Ref;
+  readonly fields: OpenFields & OpFields;
+}
+
+const FIRST_CAPACITY = 8192;
+
 /** Collects opens, ops and their data, then lays them out as one buffer. */
 export class PlanWriter {
-  readonly #opens: { kind: number; slot: number; path: Ref; list: Ref; data: Ref; fields: OpenFields }[] = [];
-  readonly #ops: { op: number; subject: Ref; fields: OpFields }[] = [];
-  readonly #chunks: Uint8Array[] = [];
+  readonly #opens: Entry[] = [];
+  readonly #ops: { readonly op: number; readonly subject: Ref; readonly fields: OpFields }[] = [];
   readonly #strings = new Map<string, Ref>();
   /** Lists hold offsets themselves, so they are rebased in `finish`. */
-  readonly #lists: { at: number; refs: Ref[] }[] = [];
+  readonly #lists: { readonly at: number; readonly refs: readonly Ref[] }[] = [];
+  #data = Buffer.alloc(FIRST_CAPACITY);
   #dataSize = 8; // offset 0 is "none", and blobs stay 8-aligned
   #slots = 0;
 
   open(kind: number, fields: OpenFields): Slot {
     const slot = this.slot();
     this.#opens.push({
-      kind,
-      slot,
+      code: kind,
+      first: slot,
       path: this.string(fields.path ?? ""),
       list: fields.list ? this.list(fields.list) : NONE,
       data: fields.data === undefined ? NONE : this.string(fields.data),
-      fields,
+      fields: fields as OpenFields & OpFields,
     });
     return slot;
   }
@@ -146,18 +158,21 @@ export class PlanWriter {
     const known = this.#strings.get(text);
     if (known !== undefined) return known;
     if (text.includes("\0")) throw invalid("string", text, "contains a NUL byte");
-    const ref = this.#append(Buffer.from(`${text}\0`));
+    const ref = this.#reserve(Buffer.byteLength(text) + 1);
+    this.#data.write(text, ref);
     this.#strings.set(text, ref);
     return ref;
   }
 
   blob(bytes: Uint8Array): Ref {
-    return this.#append(bytes);
+    const ref = this.#reserve(bytes.length);
+    this.#data.set(bytes, ref);
+    return ref;
   }
 
   list(items: readonly string[]): Ref {
     const refs = items.map((item) => this.string(item));
-    const at = this.#append(new Uint8Array(4 + 4 * refs.length));
+    const at = this.#reserve(4 + 4 * refs.length);
     this.#lists.push({ at, refs });
     return at;
   }
@@ -165,57 +180,56 @@ export class PlanWriter {
   finish(header: PlanHeader): Uint8Array {
     const base = HEADER_SIZE + OPEN_SIZE * this.#opens.length + OP_SIZE * this.#ops.length;
     const start = (base + 7) & ~7;
-    const out = Buffer.alloc(start + this.#dataSize);
+    const out = new Uint8Array(start + this.#dataSize);
+    out.set(this.#data.subarray(0, this.#dataSize), start);
+    // Both machines that isopod runs on are little-endian, as the format is.
+    const words = new Uint32Array(out.buffer);
+    const doubles = new BigUint64Array(out.buffer, 0, out.length >> 3);
     const rebase = (ref: number): number => (ref === 0 ? 0 : ref + start);
-    out.writeUInt32LE(MAGIC, 0);
-    out.writeUInt32LE(VERSION, 4);
-    out.writeUInt32LE(out.length, 8);
-    out.writeUInt32LE(this.#opens.length, 12);
-    out.writeUInt32LE(this.#ops.length, 16);
-    out.writeUInt32LE(header.cloneFlags >>> 0, 20);
-    out.writeInt32LE(header.oomScoreAdj ?? KEEP_OOM, 24);
-    out.writeUInt32LE(header.oomBestEffort ? OOM_BEST_EFFORT : 0, 28);
-    let at = HEADER_SIZE;
-    for (const { kind, slot, path, list, data, fields } of this.#opens) {
-      const words = [
-        kind,
-        slot,
-        rebase(path),
-        fields.flags ?? 0,
-        fields.a ?? 0,
-        fields.b ?? 0,
-        rebase(list),
-        rebase(data),
-      ];
-      for (const [i, word] of words.entries()) out.writeUInt32LE(word >>> 0, at + 4 * i);
-      at += OPEN_SIZE;
+    words.set([MAGIC, VERSION, out.length, this.#opens.length, this.#ops.length, header.cloneFlags]);
+    words[6] = header.oomScoreAdj ?? KEEP_OOM;
+    words[7] = header.oomBestEffort ? OOM_BEST_EFFORT : 0;
+    let at = HEADER_SIZE / 4;
+    for (const { code, first, path, list, data, fields } of this.#opens) {
+      words[at] = code;
+      words[at + 1] = first;
+      words[at + 2] = rebase(path);
+      words[at + 3] = fields.flags ?? 0;
+      words[at + 4] = fields.a ?? 0;
+      words[at + 5] = fields.b ?? 0;
+      words[at + 6] = rebase(list);
+      words[at + 7] = rebase(data);
+      at += OPEN_SIZE / 4;
     }
     for (const { op, subject, fields } of this.#ops) {
       const refs = refOperands[op] ?? "";
-      const word = (name: "a" | "b" | "c" | "d"): number =>
-        refs.includes(name) ? rebase(fields[name] ?? 0) : (fields[name] ?? 0) >>> 0;
-      const words = [op, rebase(subject), word("a"), word("b"), word("c"), word("d")];
-      for (const [i, value] of words.entries()) out.writeUInt32LE(value, at + 4 * i);
-      out.writeBigUInt64LE(BigInt.asUintN(64, fields.x ?? 0n), at + 24);
-      out.writeBigUInt64LE(BigInt.asUintN(64, fields.y ?? 0n), at + 32);
-      at += OP_SIZE;
-    }
-    let offset = start + 8;
-    for (const chunk of this.#chunks) {
-      out.set(chunk, offset);
-      offset += (chunk.length + 7) & ~7;
+      words[at] = op;
+      words[at + 1] = rebase(subject);
+      words[at + 2] = refs.includes("a") ? rebase(fields.a ?? 0) : (fields.a ?? 0);
+      words[at + 3] = refs.includes("b") ? rebase(fields.b ?? 0) : (fields.b ?? 0);
+      words[at + 4] = refs.includes("c") ? rebase(fields.c ?? 0) : (fields.c ?? 0);
+      words[at + 5] = refs.includes("d") ? rebase(fields.d ?? 0) : (fields.d ?? 0);
+      if (fields.x) doubles[(at + 6) >> 1] = fields.x;
+      if (fields.y) doubles[(at + 8) >> 1] = fields.y;
+      at += OP_SIZE / 4;
     }
     for (const { at: listAt, refs } of this.#lists) {
-      out.writeUInt32LE(refs.length, start + listAt);
-      for (const [i, ref] of refs.entries()) out.writeUInt32LE(rebase(ref), start + listAt + 4 + 4 * i);
+      const first = (start + listAt) / 4;
+      words[first] = refs.length;
+      for (let i = 0; i < refs.length; i++) words[first + 1 + i] = rebase(refs[i]!);
     }
     return out;
   }
 
-  #append(bytes: Uint8Array): Ref {
+  /** Zeroed room in the data, 8-aligned. */
+  #reserve(size: number): Ref {
     const at = this.#dataSize as Ref;
-    this.#chunks.push(bytes);
-    this.#dataSize += (bytes.length + 7) & ~7;
+    this.#dataSize += (size + 7) & ~7;
+    if (this.#dataSize > this.#data.length) {
+      const grown = Buffer.alloc(Math.max(2 * this.#data.length, this.#dataSize));
+      grown.set(this.#data);
+      this.#data = grown;
+    }
     return at;
   }
 }

@@ -10,7 +10,6 @@ import {
   hasOwnDev,
   openMaskSource,
   openMounts,
-  writeLateReadonly,
   writeMasks,
   writePodMounts,
   writeRootPropagation,
@@ -107,7 +106,7 @@ function openTree(plan: PlanWriter, options: ContainerPlanOptions, wanted: Names
 
   const baseSlot = plan.open(OPEN.fd, { path: "base", a: BASE_FD });
   const attachRoot = writeRoot(plan, spec, rootfs, bundle);
-  const attachMounts = openMounts(plan, spec, bundle, wanted);
+  const mounts = openMounts(plan, spec, bundle, wanted);
   const maskSource = openMaskSource(plan, spec);
   const ownDev = hasOwnDev(spec);
   if (!ownDev && (spec.linux?.devices ?? []).length > 0)
@@ -117,12 +116,12 @@ function openTree(plan: PlanWriter, options: ContainerPlanOptions, wanted: Names
     build: () => {
       plan.op(OP.enterBase, { a: baseSlot, subject: "base" });
       attachRoot();
-      attachMounts();
+      mounts.attach();
       if (ownDev) writeDevices(plan, spec);
       if (base) writePodMounts(plan, spec, base);
       plan.op(OP.pivot, { subject: "/" });
     },
-    close: () => writeLateReadonly(plan, spec),
+    close: mounts.close,
     hide: () => {
       writeMasks(plan, spec, maskSource);
       writeRootPropagation(plan, spec);
@@ -190,11 +189,10 @@ const MAX_PROGRAMS = 32;
 
 /** Compiled once for each set of rules: most containers have the same. */
 function deviceProgram(spec: Spec): Uint8Array {
-  const rules = deviceRules(spec);
-  const key = JSON.stringify(rules);
+  const key = JSON.stringify(spec.linux?.resources?.devices ?? []);
   let program = programs.get(key);
   if (!program) {
-    program = compileDeviceProgram(rules);
+    program = compileDeviceProgram(deviceRules(spec));
     if (programs.size >= MAX_PROGRAMS) programs.delete(programs.keys().next().value!);
     programs.set(key, program);
   }

@@ -93,20 +93,24 @@ export function parseMountOptions(words: readonly string[] | undefined, field: s
   for (const word of words ?? []) {
     const direct = ATTRIBUTES.get(word);
     const below = word.startsWith("r") ? ATTRIBUTES.get(word.slice(1)) : undefined;
-    const name = word.split("=", 1)[0]!;
+    const spread = PROPAGATION.get(word);
     if (direct) attributes = merge(attributes, direct);
     else if (below) recursive = merge(recursive, below);
-    else if (PROPAGATION.has(word)) propagation = PROPAGATION.get(word);
+    else if (spread !== undefined) propagation = spread;
     else if (word === "bind" || word === "rbind") bind = word;
     else if (word === "tmpcopyup") copyUp = true;
-    else if (REFUSED.has(name) || word.startsWith("X-containerd.")) throw unsupported(field, word);
+    else if (isRefused(word)) throw unsupported(field, word);
     else if (!NOTHING.has(word) && !word.startsWith("x-")) data.push(word);
   }
   return { attributes, recursive, propagation, bind, copyUp, data };
 }
 
+const isRefused = (word: string): boolean =>
+  REFUSED.has(word.split("=", 1)[0]!) || word.startsWith("X-containerd.");
+
 /** A later word takes back an earlier one. */
 function merge(before: Attributes, word: Attributes): Attributes {
+  if (before === NONE) return word;
   return {
     set: (before.set & ~word.clear) | word.set,
     clear: (before.clear & ~word.set) | word.clear,

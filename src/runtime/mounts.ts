@@ -38,31 +38,44 @@ interface PlannedMount {
   readonly tree?: Slot;
   readonly type: string;
   readonly source: string;
+  /** Attributes that a tmpfs gets at the end only: others are mounted below it, and /dev is filled. */
+  readonly late: bigint;
 }
 
-/**
- * Mounts of the container. Called before the stub leaves the host: binds are opened now. The returned
- * function writes the ops that put everything in its place, in the spec's order.
- */
-export function openMounts(plan: PlanWriter, spec: Spec, bundle: string, wanted: NamespacePlan): () => void {
-  const planned = (spec.mounts ?? []).map((mount, i) =>
-    openMount(plan, mount, `mounts[${i}]`, bundle, wanted),
-  );
-  return () => {
-    for (const mount of planned) {
-      if (mount.tree === undefined) mountNew(plan, mount);
-      else mountTree(plan, mount.target, mount.tree, mount.options, defaultPropagation(spec));
-    }
+/** The mounts of a container in two steps, after their binds were opened on the host. */
+export interface Mounts {
+  /** Puts everything in its place, in the spec's order. */
+  attach(): void;
+  /** After pivot: what had to stay writable until now becomes read-only. */
+  close(): void;
+}
+
+/** Called before the stub leaves the host. */
+export function openMounts(plan: PlanWriter, spec: Spec, bundle: string, wanted: NamespacePlan): Mounts {
+  const planned = (spec.mounts ?? []).map((mount, i) => openMount(plan, mount, i, bundle, wanted));
+  return {
+    attach: () => {
+      for (const mount of planned) {
+        if (mount.tree === undefined) mountNew(plan, mount);
+        else mountTree(plan, mount.target, mount.tree, mount.options, defaultPropagation(spec));
+      }
+    },
+    close: () => {
+      for (const { target, late } of planned)
+        if (late !== 0n) plan.op(OP.setAttr, { c: plan.string(target), x: late, subject: target });
+      if (spec.root?.readonly) plan.op(OP.setAttr, { c: plan.string("/"), x: ATTR.rdonly, subject: "/" });
+    },
   };
 }
 
 function openMount(
   plan: PlanWriter,
   mount: SpecMount,
-  field: string,
+  index: number,
   bundle: string,
   wanted: NamespacePlan,
 ): PlannedMount {
+  const field = `mounts[${index}]`;
   const options = parseMountOptions(mount.options, `${field}.options`);
   const target = path.posix.normalize(mount.destination).replace(/(.)\/$/, "$1");
   if (target === "/") throw invalid(`${field}.destination`, mount.destination, "the root is rootfs's affair");
@@ -74,13 +87,14 @@ function openMount(
       throw unsupported(`${field}.options`, options.data, "a bind takes no file system data");
     const source = path.resolve(bundle, mount.source);
     const tree = plan.open(OPEN.tree, { path: source, flags: bind === "rbind" ? RECURSIVE : 0 });
-    return { target, options, tree, type: "bind", source };
+    return { target, options, tree, type: "bind", source, late: 0n };
   }
   if (!mount.type || mount.type === "none")
     throw invalid(`${field}.type`, mount.type, "must name a file system");
   const type = mount.type === "cgroup" ? "cgroup2" : mount.type;
   const guarded = type === "cgroup2" ? readonlyCgroup(options, mount, wanted) : options;
-  return { target, options: guarded, type, source: mount.source || type };
+  const late = type === "tmpfs" ? guarded.attributes.set & ATTR.rdonly : 0n;
+  return { target, options: guarded, type, source: mount.source || type, late };
 }
 
 /** The word of a bind that has none: the root's (R8); an unbindable root says nothing about volumes. */
@@ -128,8 +142,7 @@ function readonlyCgroup(options: MountOptions, mount: SpecMount, wanted: Namespa
 }
 
 function mountNew(plan: PlanWriter, mount: PlannedMount): void {
-  const { target, options, type, source } = mount;
-  const late = isLateReadonly(mount) ? ATTR.rdonly : 0n;
+  const { target, options, type, source, late } = mount;
   plan.op(OP.mountNew, {
     a: plan.string(type),
     b: plan.string(source),
@@ -175,10 +188,6 @@ function recursiveAttributes(plan: PlanWriter, target: string, options: MountOpt
   plan.op(OP.setAttr, { c: plan.string(target), x: set, y: clear, b: RECURSIVE, subject: target });
 }
 
-/** Others are mounted below a tmpfs, and nodes are made in /dev, so these become read-only at the end. */
-const isLateReadonly = (mount: { type: string; options: MountOptions }): boolean =>
-  mount.type === "tmpfs" && (mount.options.attributes.set & ATTR.rdonly) !== 0n;
-
 /** The pod's shm and files, for a spec that does not bring its own at the same place. */
 export function writePodMounts(plan: PlanWriter, spec: Spec, base: BaseFiles): void {
   const taken = new Set((spec.mounts ?? []).map((mount) => path.posix.normalize(mount.destination)));
@@ -215,17 +224,6 @@ export const hasOwnDev = (spec: Spec): boolean =>
 export function openMaskSource(plan: PlanWriter, spec: Spec): Slot | undefined {
   if ((spec.linux?.maskedPaths ?? []).length === 0) return undefined;
   return plan.open(OPEN.device, { path: "/dev/null", a: 1, b: 3, flags: S_IFCHR });
-}
-
-/** After pivot: what had to stay writable until now, then masked and read-only paths. */
-export function writeLateReadonly(plan: PlanWriter, spec: Spec): void {
-  for (const [i, mount] of (spec.mounts ?? []).entries()) {
-    const options = parseMountOptions(mount.options, `mounts[${i}].options`);
-    if (options.bind || !isLateReadonly({ type: mount.type ?? "", options })) continue;
-    const target = path.posix.normalize(mount.destination);
-    plan.op(OP.setAttr, { c: plan.string(target), x: ATTR.rdonly, subject: target });
-  }
-  if (spec.root?.readonly) plan.op(OP.setAttr, { c: plan.string("/"), x: ATTR.rdonly, subject: "/" });
 }
 
 export function writeMasks(plan: PlanWriter, spec: Spec, source: Slot | undefined): void {
