@@ -2,7 +2,14 @@ import { invalid } from "../base/errors";
 import type { Seccomp } from "../oci/runtime-spec";
 import { BpfAssembler, JEQ, JGE, JGT, type Label, OFFSET_ARCH, OFFSET_NR, offsetOfArg } from "./seccomp-bpf";
 import { type Condition, ENOSYS, type Profile, RET, readProfile, type Verdict } from "./seccomp-profile";
-import { isSyscall, MULTIPLEXED, type SyscallArch, syscallNumbers, X32_BIT } from "./syscalls";
+import {
+  isSyscall,
+  MULTIPLEXED,
+  type MultiplexedCall,
+  type SyscallArch,
+  syscallNumber,
+  X32_BIT,
+} from "./syscalls";
 
 /**
  * Compiles an OCI seccomp profile into the classic BPF program that seccomp(2) takes.
@@ -147,7 +154,7 @@ function segmentsOf(profile: Profile, section: Section): readonly Segment[] {
     if (segments.at(-1)?.leaf !== leaf) segments.push({ from: base + from, leaf });
   };
   let next = 0;
-  for (const number of [...verdicts.keys()].sort((a, b) => a - b)) {
+  for (const number of Uint32Array.from(verdicts.keys()).sort()) {
     if (number > next) add(next, profile.defaultAction);
     const verdict = verdicts.get(number)!;
     add(number, verdict.always ?? (verdict.when.length > 0 ? verdict : profile.defaultAction));
@@ -167,26 +174,27 @@ function answersEnosys({ defaultAction }: Profile): boolean {
 }
 
 function verdictsOf(profile: Profile, arch: SyscallArch): ReadonlyMap<number, Verdict> {
-  const numbers = syscallNumbers(arch);
   const found = new Map<number, Verdict>();
-  const add = (number: number, { always, when }: Verdict): void => {
+  const add = (number: number, verdict: Verdict): void => {
     const known = found.get(number);
-    const first = known?.always ?? always;
-    found.set(number, {
-      when: known ? [...known.when, ...when] : when,
-      ...(first === undefined ? {} : { always: first }),
-    });
+    found.set(number, known ? inOrder(known, verdict) : verdict);
   };
   for (const [name, verdict] of profile.calls) {
-    const number = numbers.get(name);
+    const number = syscallNumber(arch, name);
     if (number !== undefined) add(number, verdict);
     const multiplexed = arch === "x86" ? MULTIPLEXED.get(name) : undefined;
     if (multiplexed) {
-      const { by, call } = multiplexed;
-      add(numbers.get(by)!, { when: throughMultiplexer(verdict, by, call, profile.defaultAction) });
+      const when = throughMultiplexer(verdict, multiplexed, profile.defaultAction);
+      add(syscallNumber(arch, multiplexed.by)!, { when });
     }
   }
   return found;
+}
+
+/** Two names of one call, or several calls behind a multiplexer. */
+function inOrder(first: Verdict, second: Verdict): Verdict {
+  const always = first.always ?? second.always;
+  return { when: [...first.when, ...second.when], ...(always === undefined ? {} : { always }) };
 }
 
 /**
@@ -195,8 +203,7 @@ function verdictsOf(profile: Profile, arch: SyscallArch): ReadonlyMap<number, Ve
  */
 function throughMultiplexer(
   verdict: Verdict,
-  by: "socketcall" | "ipc",
-  call: number,
+  { by, call }: MultiplexedCall,
   defaultAction: number,
 ): Verdict["when"] {
   // ipc(2) takes a version in the upper half of its first argument.

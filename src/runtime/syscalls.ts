@@ -8,29 +8,24 @@ const COLUMNS: readonly SyscallArch[] = ["x86_64", "x86", "x32", "aarch64", "arm
 /** __X32_SYSCALL_BIT */
 export const X32_BIT = 0x40000000;
 
-let tables: ReadonlyMap<SyscallArch, ReadonlyMap<string, number>> | undefined;
+let table: ReadonlyMap<string, readonly number[]> | undefined;
 
-function parse(): ReadonlyMap<SyscallArch, ReadonlyMap<string, number>> {
-  const found = COLUMNS.map(() => new Map<string, number>());
-  for (const line of SYSCALL_TABLE.trim().split("\n")) {
-    const [name = "", ...numbers] = line.split(" ");
-    for (const [column, number] of numbers.entries()) {
-      if (number !== "-") found[column]?.set(name, Number(number));
-    }
-  }
-  return new Map(COLUMNS.map((arch, column) => [arch, found[column]!]));
+function calls(): ReadonlyMap<string, readonly number[]> {
+  table ??= new Map(Object.entries(SYSCALL_TABLE));
+  return table;
 }
 
-/** Numbers by name, as the kernel sees them in seccomp_data.nr except that x32's lack their bit 30. */
-export function syscallNumbers(arch: SyscallArch): ReadonlyMap<string, number> {
-  tables ??= parse();
-  return tables.get(arch)!;
+/** As the kernel sees it in seccomp_data.nr, except that x32's lack their bit 30. */
+export function syscallNumber(arch: SyscallArch, name: string): number | undefined {
+  const number = calls().get(name)?.[COLUMNS.indexOf(arch)] ?? -1;
+  return number < 0 ? undefined : number;
 }
+
+/** Every name that is a call of some convention. */
+export const syscallNames = (): readonly string[] => [...calls().keys(), ...MULTIPLEXED.keys()];
 
 /** True if any of the five conventions has a call of that name. */
-export function isSyscall(name: string): boolean {
-  return COLUMNS.some((arch) => syscallNumbers(arch).has(name)) || MULTIPLEXED.has(name);
-}
+export const isSyscall = (name: string): boolean => calls().has(name) || MULTIPLEXED.has(name);
 
 export interface MultiplexedCall {
   readonly by: "socketcall" | "ipc";
