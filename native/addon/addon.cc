@@ -1,9 +1,16 @@
 #include <napi.h>
 
-#include "init_image.h"
+#include "addon/exports.h"
+
+namespace isopod::addon {
 
 static Napi::Object Init(Napi::Env env, Napi::Object exports) {
-  exports.Set("initImageSize", Napi::Number::New(env, sizeof(kInitImage)));
+  export_host(env, exports);
+  export_pump(env, exports);
+  export_store(env, exports);
   return exports;
 }
+
 NODE_API_MODULE(NODE_GYP_MODULE_NAME, Init)
+
+}  // namespace isopod::addon

@@ -1,0 +1,12 @@
+// Each group of calls exports itself; addon.cc calls them all.
+#pragma once
+
+#include <napi.h>
+
+namespace isopod::addon {
+
+void export_host(Napi::Env env, Napi::Object exports);
+void export_pump(Napi::Env env, Napi::Object exports);
+void export_store(Napi::Env env, Napi::Object exports);
+
+}  // namespace isopod::addon
