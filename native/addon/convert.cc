@@ -1,7 +1,7 @@
 #include <cerrno>
-#include <cstring>
 
 #include "addon/promise.h"
+#include "core/error_text.h"
 
 namespace isopod::addon {
 namespace {
@@ -34,20 +34,16 @@ const char* code_of(int err) {
 }  // namespace
 
 Napi::Value error_value(Napi::Env env, const Error& error) {
-  std::string text = error.step;
-  if (!error.subject.empty()) text += " \"" + error.subject + "\"";
-  if (!error.target.empty()) text += " at \"" + error.target + "\"";
-  text += ": " + (error.why.empty() ? std::string(strerrordesc_np(error.err)) : error.why);
-  Napi::Object value = Napi::Error::New(env, text).Value();
+  Napi::Object value = Napi::Error::New(env, core::text_of(error)).Value();
   // The brand that IsopodError.is() looks for.
   constexpr char kBrand[] = "isopod.error";
   napi_value brand;
   if (node_api_symbol_for(env, kBrand, sizeof(kBrand) - 1, &brand) == napi_ok) value.Set(brand, true);
   value.Set("name", "IsopodError");
-  value.Set("code", code_of(error.err));
+  value.Set("code", error.code != nullptr ? error.code : code_of(error.err));
   value.Set("step", error.step);
-  if (const char* name = strerrorname_np(error.err)) value.Set("errno", name);
-  if (!error.subject.empty()) value.Set("path", error.subject);
+  if (error.err != 0) value.Set("errno", core::errno_name(error.err));
+  if (const std::string& path = error.target.empty() ? error.subject : error.target; !path.empty()) value.Set("path", path);
   return value;
 }
 

@@ -13,6 +13,7 @@ struct Error {
   std::string subject;     // the object: a path, an option
   std::string target;      // where to, if the step has two objects
   std::string why;         // replaces strerror(err) if set
+  const char* code = nullptr;  // errdefs word, if the errno's usual one would mislead
 };
 
 template <typename T>
@@ -35,7 +36,7 @@ struct Done {};
 using Status = Result<Done>;
 
 inline Error failure(int err, const char* step, std::string subject) {
-  return Error{err, step, std::move(subject), {}, {}};
+  return Error{err, step, std::move(subject), {}, {}, nullptr};
 }
 
 }  // namespace isopod

@@ -89,12 +89,12 @@ Status host_mount(const std::string& type, const std::string& source, const std:
     if (!apply_word(option, flags)) data += (data.empty() ? "" : ",") + option;
   }
   if (mount(source.c_str(), target.c_str(), type.c_str(), flags, data.c_str()) < 0) {
-    return Error{errno, "mount", source, target, {}};
+    return Error{errno, "mount", source, target, {}, nullptr};
   }
   // A bind takes no other flags at once (mount(2)): they need a remount.
   if ((flags & MS_BIND) == 0 || (flags & ~(MS_BIND | MS_REC)) == 0) return Done{};
   if (mount(nullptr, target.c_str(), nullptr, (flags & ~MS_REC) | MS_REMOUNT, nullptr) == 0) return Done{};
-  Error error{errno, "mount", source, target, {}};
+  Error error{errno, "mount", source, target, {}, nullptr};
   umount2(target.c_str(), MNT_DETACH);
   return error;
 }

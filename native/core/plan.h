@@ -6,8 +6,8 @@
 //   Header | Open[open_count] | Op[op_count] | data
 //
 // Strings and blobs live in `data` and are named by their offset from the start of the buffer. Offset 0 is
-// "none". A string ends with NUL. A list is u32 count, then count string offsets. Whoever reads a plan
-// checks it once, whole, with check_plan(): afterwards every offset is in range and every string ends.
+// "none". A string ends with NUL. A list is u32 count, then count string offsets. The buffer's
+// last byte is 0. Whoever reads a plan checks it once, whole, with check_plan() (core/plan_check.h).
 //
 // The stub runs in three phases (rule R8, "open on the host, build on an empty base"):
 //   1. opens: in the host's mount namespace every host path becomes an fd in a slot;
@@ -40,7 +40,11 @@ constexpr int32_t kKeepOom = INT32_MIN;
 enum HeaderFlag : uint32_t {
   // A score the caller may not lower is left where it is (no CAP_SYS_RESOURCE) instead of failing.
   kOomBestEffort = 1,
+  // Set by the launcher: behave as on the oldest kernel supported (ISOPOD_FEATURES=5.15).
+  kFloor = 2,
 };
+// In the fault build of the stub: 1 + the number of the step that fails with EIO, opens counted first.
+constexpr uint32_t kFaultShift = 16;
 
 // Phase 1. `slot` receives the fd. `path` is a host path, also the subject of an error.
 struct Open {
@@ -156,6 +160,8 @@ enum OpCode : uint32_t {
                        // bytes), only the control socket open; ends when SIGTERM or SIGKILL comes
 };
 
-enum SyncPoint : uint32_t { kPlaced = 1, kHooks = 2, kReady = 3 };
+// At PLACED and HOOKS the stub waits for the launcher. READY (told by Gate and Pause) and EXECUTING (told by
+// Exec, right before the call: end of file without it means that the stub was killed) are only reported.
+enum SyncPoint : uint32_t { kPlaced = 1, kHooks = 2, kReady = 3, kExecuting = 4 };
 
 }  // namespace isopod::plan

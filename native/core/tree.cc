@@ -95,7 +95,7 @@ Status remove_tree(const std::string& path) {
   levels.push_back({std::move(*top), path});
   for (;;) {
     Result<bool> empty = step(levels);
-    if (!empty) return Error{empty.error().err, "remove", path + ": " + empty.error().subject, {}, {}};
+    if (!empty) return Error{empty.error().err, "remove", path + ": " + empty.error().subject, {}, {}, nullptr};
     if (!*empty) continue;
     std::string name = levels.back().name;
     int parent = levels.size() > 1 ? dirfd(levels[levels.size() - 2].stream.get()) : AT_FDCWD;

@@ -1,5 +1,5 @@
 import bindings from "bindings";
-import { IsopodError, messageOf } from "../base/errors";
+import { type ErrorCode, IsopodError, messageOf } from "../base/errors";
 import type { Native } from "./types";
 
 let loaded: Native | undefined;
@@ -11,8 +11,9 @@ export function native(): Native {
 }
 
 function load(): Native {
+  let addon: Readonly<Record<string, Call>>;
   try {
-    return bindings("isopod") as Native;
+    addon = bindings("isopod") as Readonly<Record<string, Call>>;
   } catch (error) {
     const remedy =
       "run `npm run build`; it must have been built for this machine and Node's N-API 9 or later";
@@ -20,4 +21,25 @@ function load(): Native {
       cause: error,
     });
   }
+  return Object.fromEntries(Object.entries(addon).map(([name, call]) => [name, checked(call)])) as never;
+}
+
+type Call = (options?: object) => unknown;
+
+/** What the addon throws or rejects with carries `code`, `step`, `errno` and `path`; callers see our class. */
+function checked(call: Call): Call {
+  return (options) => {
+    try {
+      const result = call(options);
+      return result instanceof Promise ? result.catch(rethrow) : result;
+    } catch (error) {
+      return rethrow(error);
+    }
+  };
+}
+
+function rethrow(error: unknown): never {
+  const { code, step, errno, path } = error as Record<string, string | undefined>;
+  if (code === undefined) throw error;
+  throw new IsopodError(code as ErrorCode, messageOf(error), { step, errno, path });
 }

@@ -180,7 +180,8 @@ export class PlanWriter {
   finish(header: PlanHeader): Uint8Array {
     const base = HEADER_SIZE + OPEN_SIZE * this.#opens.length + OP_SIZE * this.#ops.length;
     const start = (base + 7) & ~7;
-    const out = new Uint8Array(start + this.#dataSize);
+    // The last bytes are 0: whatever string starts inside the plan ends inside it.
+    const out = new Uint8Array(start + this.#dataSize + 8);
     out.set(this.#data.subarray(0, this.#dataSize), start);
     // Both machines that isopod runs on are little-endian, as the format is.
     const words = new Uint32Array(out.buffer);

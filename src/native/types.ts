@@ -60,6 +60,7 @@ export interface ExitStatus {
 export interface SpawnOptions {
   /** Absolute path. */
   readonly file: string;
+  /** What follows the program's name, which is `file`. */
   readonly args: readonly string[];
   /** The whole environment, NAME=VALUE. */
   readonly env: readonly string[];

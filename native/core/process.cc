@@ -1,0 +1,114 @@
+#include "core/process.h"
+
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <memory>
+
+#include "core/poller.h"
+
+namespace isopod::core {
+
+namespace {
+
+constexpr auto kPidfd = static_cast<idtype_t>(3);  // P_PIDFD
+constexpr int kLostStatus = 255;                   // nobody can say how it ended
+constexpr int64_t kRecordWaitMs = 1000;
+constexpr int64_t kRecordRetryMs = 20;
+
+int status_of(const siginfo_t& info) { return info.si_code == CLD_EXITED ? info.si_status : 128 + info.si_status; }
+
+// {"status":N,"exitedAt":"ns"}, complete at its name or not there at all. False with errno.
+bool write_record(const std::string& path, const Exit& exit) {
+  char line[96];
+  const int size = snprintf(line, sizeof(line), "{\"status\":%d,\"exitedAt\":\"%" PRId64 "\"}\n", exit.status, exit.exited_at);
+  const std::string temporary = path + ".tmp";
+  {
+    const UniqueFd fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600));
+    if (!fd) return false;
+    if (::write(fd.get(), line, static_cast<size_t>(size)) != size) return ::unlink(temporary.c_str()), errno = EIO, false;
+  }
+  return ::rename(temporary.c_str(), path.c_str()) == 0;
+}
+
+bool read_record(const std::string& path, Exit& exit) {
+  FILE* file = ::fopen(path.c_str(), "re");
+  if (file == nullptr) return false;
+  const bool good = ::fscanf(file, "{\"status\":%d,\"exitedAt\":\"%" SCNd64 "\"}", &exit.status, &exit.exited_at) == 2;
+  ::fclose(file);
+  return good;
+}
+
+class Waiter : public std::enable_shared_from_this<Waiter> {
+ public:
+  Waiter(ExitWait wait, std::function<void(Result<Exit>)> done) : wait_(std::move(wait)), done_(std::move(done)) {}
+
+  void begin() {
+    auto self = shared_from_this();
+    if (!Poller::control().watch(wait_.pidfd.get(), EPOLLIN, [self](uint32_t) { self->ended(); }))
+      done_(failure(errno, "wait", ""));
+  }
+
+ private:
+  void ended() {
+    siginfo_t info{};
+    int got = wait_.child ? ::waitid(kPidfd, static_cast<id_t>(wait_.pidfd.get()), &info, WEXITED | WNOHANG | WNOWAIT | __WALL) : -1;
+    if (got == 0 && info.si_pid == 0) return;  // not yet
+    Poller::control().unwatch(wait_.pidfd.get());
+    deadline_ = now_ms() + kRecordWaitMs;
+    // ECHILD: not ours to reap. The monitor writes the record.
+    if (got < 0) return read_back();
+    const Exit exit{status_of(info), wall_ns()};
+    // A record that cannot be written must not leave a zombie: the caller gets the status all the same.
+    if (!wait_.record.empty() && !write_record(wait_.record, exit)) {
+      const Error error = failure(errno, "record", wait_.record);
+      reap(wait_.pidfd.get(), true);
+      return done_(error);
+    }
+    reap(wait_.pidfd.get(), true);
+    done_(exit);
+  }
+
+  void read_back() {
+    Exit exit;
+    if (!wait_.record.empty() && read_record(wait_.record, exit)) return done_(exit);
+    if (wait_.record.empty() || now_ms() >= deadline_) return done_(Exit{kLostStatus, wall_ns()});
+    auto self = shared_from_this();
+    Poller::control().after(kRecordRetryMs, [self] { self->read_back(); });
+  }
+
+  ExitWait wait_;
+  std::function<void(Result<Exit>)> done_;
+  int64_t deadline_ = 0;
+};
+
+}  // namespace
+
+bool reap(int pidfd, bool block) {
+  siginfo_t info{};
+  const int options = WEXITED | __WALL | (block ? 0 : WNOHANG);
+  int got;
+  do got = ::waitid(kPidfd, static_cast<id_t>(pidfd), &info, options);
+  while (got < 0 && errno == EINTR);
+  return got < 0 || info.si_pid != 0;
+}
+
+int send_signal(int pidfd, int signal) {
+  return ::syscall(SYS_pidfd_send_signal, pidfd, signal, nullptr, 0) < 0 ? errno : 0;
+}
+
+int pidfd_open(int pid) { return static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)); }
+
+void await_exit(ExitWait wait, std::function<void(Result<Exit>)> done) {
+  auto waiter = std::make_shared<Waiter>(std::move(wait), std::move(done));
+  Poller::control().post([waiter] { waiter->begin(); });
+}
+
+}  // namespace isopod::core
