@@ -58,6 +58,7 @@
     {
       "target_name": "isopod",
       "dependencies": ["core", "init-image"],
+      "libraries": ["-l:libzstd.a"],
       "sources": ["<!@(ls native/addon/*.cc)"],
       "include_dirs": ["<!(node -p \"require('node-addon-api').include_dir\")", "<(SHARED_INTERMEDIATE_DIR)"],
       "defines": ["NAPI_VERSION=9", "NAPI_DISABLE_CPP_EXCEPTIONS"],

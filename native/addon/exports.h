@@ -9,5 +9,6 @@ void export_host(Napi::Env env, Napi::Object exports);
 void export_processes(Napi::Env env, Napi::Object exports);
 void export_pump(Napi::Env env, Napi::Object exports);
 void export_store(Napi::Env env, Napi::Object exports);
+void export_unpack(Napi::Env env, Napi::Object exports);
 
 }  // namespace isopod::addon

@@ -85,7 +85,10 @@ export interface Spawned {
 /** One archive entry, ready to be applied below a root; see native/core/unpack.h. */
 export interface UnpackEntry {
   readonly type: "file" | "directory" | "symlink" | "hardlink" | "char" | "block" | "fifo";
-  /** Relative, as in the archive; resolved beneath the root, `..` and symlinks never leave it. */
+  /**
+   * Relative, as in the archive; resolved beneath the root, `..` and symlinks never leave it. One character
+   * per byte (latin1), as `link` is: file names are bytes.
+   */
   readonly path: string;
   readonly mode: number;
   readonly uid: number;
@@ -172,16 +175,49 @@ export interface Native {
   /** MNT_DETACH, every mount at or below `path`; not mounted is fine. */
   unmount(options: { path: string }): Promise<void>;
   /**
-   * Applies entries in order below `root` (a snapshot's fs directory); `parents` are the lower layers,
-   * nearest first, whence undeclared directories and hard link targets are taken. Whiteouts become overlay
-   * whiteouts. Whatever would leave the root is refused.
+   * Applies entries in order below `root` (a snapshot's fs directory). Whiteouts become overlay whiteouts.
+   * Whatever would leave the root is refused. One call at a time per handle.
    */
-  unpackOpen(options: { root: string; parents: readonly string[] }): number;
-  unpackEntries(options: { unpack: number; entries: readonly UnpackEntry[] }): Promise<void>;
+  unpackOpen(options: { root: string }): number;
+  /**
+   * The lower layers, nearest first, once they are complete: whence undeclared directories and hard link
+   * targets are taken. Needed before `unpackClose`.
+   */
+  unpackParents(options: { unpack: number; parents: readonly string[] }): void;
+  /**
+   * Resolves with the number of entries applied: fewer than given if the next one asks about the layers
+   * below and these are not known yet; it is given again then.
+   */
+  unpackEntries(options: { unpack: number; entries: readonly UnpackEntry[] }): Promise<number>;
   /** Further content of the last file entry. */
   unpackData(options: { unpack: number; data: Uint8Array }): Promise<void>;
-  /** Sets directory times, syncs if asked, frees the handle. */
-  unpackClose(options: { unpack: number; sync: boolean }): Promise<void>;
+  /**
+   * Frees the handle. Unless `discard`, first sets directory times.
+   * `opaque`: the layer hides all below it; `bytes` in 4 KiB blocks.
+   */
+  unpackClose(options: { unpack: number; discard?: boolean }): Promise<{
+    opaque: boolean;
+    bytes: number;
+    inodes: number;
+  }>;
+  /** A regular file of a stack of layers, nearest first, links followed within; undefined if absent. */
+  readLayers(options: {
+    layers: readonly string[];
+    path: string;
+    limit: number;
+  }): Promise<Buffer | undefined>;
+  /** syncfs of the filesystem that holds `path`. */
+  syncFilesystem(options: { path: string }): Promise<void>;
+  zstdOpen(): number;
+  /** Inflates from `input` into `output`; `complete` at the end of a frame. On the caller's thread. */
+  zstdInflate(options: { zstd: number; input: Uint8Array; output: Uint8Array }): {
+    consumed: number;
+    produced: number;
+    complete: boolean;
+  };
+  zstdClose(options: { zstd: number }): void;
+  /** flock on `path`, made if missing: an fd (caller owns) that holds it, undefined if somebody else does. */
+  lockFile(options: { path: string }): number | undefined;
 
   // --- the monitor and systemd -------------------------------------------------------------------
   /**
