@@ -117,6 +117,12 @@ Napi::Value PidfdOpen(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+Napi::Value Duplicate(const Napi::CallbackInfo& info) {
+  Options options(info);
+  UniqueFd copy = options.duplicate("fd");
+  return options.ok() ? descriptor(info.Env(), copy) : info.Env().Undefined();
+}
+
 Napi::Value Spawn(const Napi::CallbackInfo& info) {
   Options options(info);
   core::SpawnRequest request;
@@ -164,6 +170,7 @@ void export_processes(Napi::Env env, Napi::Object exports) {
   exports.Set("awaitExit", Napi::Function::New(env, AwaitExit));
   exports.Set("signal", Napi::Function::New(env, Signal));
   exports.Set("pidfdOpen", Napi::Function::New(env, PidfdOpen));
+  exports.Set("duplicate", Napi::Function::New(env, Duplicate));
   exports.Set("spawn", Napi::Function::New(env, Spawn));
   exports.Set("resizePty", Napi::Function::New(env, ResizePty));
   exports.Set("baseNamespace", Napi::Function::New(env, BaseNamespace));

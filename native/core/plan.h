@@ -72,7 +72,8 @@ enum OpenKind : uint32_t {
   kOpenFile = 4,
   // The launcher's fd number a of LaunchOptions.fds.
   kOpenFd = 5,
-  // O_PATH of a character or block device node; a = major, b = minor are verified (flags: S_IFCHR/S_IFBLK).
+  // A detached clone of a device node, for Mask and MountTree; its type (flags: S_IFCHR/S_IFBLK), major a and
+  // minor b are verified.
   kOpenDevice = 6,
   // Any other filesystem by fsopen(data) + fsconfig(list) + fsmount(flags); `path` is its source.
   kOpenFilesystem = 7,

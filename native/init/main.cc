@@ -30,10 +30,20 @@ const char* target_of(const Op& op) {
   }
 }
 
+// The host path behind a slot.
+const char* origin_of(uint32_t slot) {
+  for (uint32_t i = 0; i < stub.plan.header().open_count; i++)
+    if (stub.plan.open(i).slot == slot) return string(stub.plan.open(i).path);
+  return "";
+}
+
+// What is mounted, executed or changed; "" if the destination says it all.
 const char* subject_of(const Op& op) {
-  if (op.subject != 0 && *string(op.subject) != 0) return string(op.subject);
+  const char* given = string(op.subject);
+  if (*given != 0 && !equal(given, target_of(op))) return given;
   if (op.op == plan::kOpExec || op.op == plan::kOpLookup) return stub.plan.list_item(op.a, 0);
   if (op.op == plan::kOpMountNew) return string(op.a);
+  if (op.op == plan::kOpMountTree) return origin_of(op.a);
   return "";
 }
 

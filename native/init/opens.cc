@@ -44,6 +44,7 @@ long open_file(const Open& open) {
   return error < 0 ? error : fd;
 }
 
+// A detached clone of the node: an O_PATH descriptor could not be mounted from another mount namespace.
 long open_device(const Open& open) {
   const long fd = sys::openat(AT_FDCWD, stub.plan.string(open.path), sys::kPath | sys::kCloexec);
   if (fd < 0) return fd;
@@ -53,7 +54,9 @@ long open_device(const Open& open) {
     stub.why = "not the device asked for";
     return -kEinval;
   }
-  return fd;
+  const long clone = sys::open_tree(static_cast<int>(fd), "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH);
+  sys::close(static_cast<int>(fd));
+  return clone;
 }
 
 // --- overlay ----------------------------------------------------------------------------------------------
