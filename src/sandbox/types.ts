@@ -1,4 +1,4 @@
-import type { Image } from "../image/types";
+import type { Image } from "../image";
 
 /**
  * Pods and containers as CRI means them, free of gRPC and protobuf: `cri` converts to and from these. Names

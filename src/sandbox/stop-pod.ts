@@ -1,0 +1,60 @@
+import type { Context, Pod } from "./context";
+import { settle } from "./lock";
+import { podNetwork } from "./pod-network";
+import { reconnect } from "./sandbox-file";
+import { now } from "./state";
+import { endContainer } from "./stop-container";
+
+const SANDBOX_STOP_MS = 10_000;
+
+/**
+ * StopPodSandbox: containers are killed at once, then the sandbox goes and its network is given back.
+ * Idempotent, and an unknown pod is a stopped one. Calls that come meanwhile join; after a failure the next
+ * one does what is still owed.
+ */
+export async function stopPod(context: Context, prefix: string): Promise<void> {
+  const pod = context.pods.find(prefix);
+  if (pod !== undefined) await stopKnownPod(context, pod);
+}
+
+export function stopKnownPod(context: Context, pod: Pod): Promise<void> {
+  pod.stopRequested = true;
+  pod.stopping ??= pod.lock
+    .run(() => tearDown(context, pod))
+    .finally(() => {
+      pod.stopping = undefined;
+    });
+  return pod.stopping;
+}
+
+async function tearDown(context: Context, pod: Pod): Promise<void> {
+  await settle([...pod.containers.values()].map((container) => endContainer(context, container)));
+  await settle([stopSandbox(context, pod), detach(context, pod)]);
+  // Only now: DEL works inside the namespace as long as there is one.
+  if (pod.record.netns !== "") await context.network.deleteNamespace(pod.record.netns);
+}
+
+async function stopSandbox(context: Context, pod: Pod): Promise<void> {
+  if (pod.record.stoppedAt === 0n) {
+    // READY ends here, whatever becomes of the rest.
+    pod.record = { ...pod.record, stoppedAt: now() };
+    await context.store.putPod(pod.record);
+  }
+  // A shim that did not answer when we started may do so now.
+  pod.sandbox ??= await reconnect(context, pod.record.id);
+  await pod.sandbox?.stop(SANDBOX_STOP_MS);
+}
+
+/**
+ * DEL, with an empty netns if the pin is gone. Its failure fails the stop, so that kubelet tries again:
+ * the address would be lost otherwise. That it is done reaches the disk before we say so: after a power
+ * failure a second DEL could take the address from whoever has it by then.
+ */
+async function detach(context: Context, pod: Pod): Promise<void> {
+  const { network } = pod.record;
+  if (network === undefined) return;
+  await context.network.del(podNetwork(pod.record), network);
+  pod.record = { ...pod.record, network: undefined };
+  await context.store.putPod(pod.record);
+  await context.store.flushed();
+}

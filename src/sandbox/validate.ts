@@ -1,0 +1,148 @@
+import * as path from "node:path";
+import { IsopodError, invalid, unsupported } from "../base/errors";
+import type { Log } from "../base/log";
+import { native } from "../native";
+import type {
+  ContainerConfig,
+  ContainerResources,
+  NamespaceOptions,
+  PodConfig,
+  SecurityProfile,
+} from "./types";
+
+/** Fields carry the names that CRI has for them: that is what the caller wrote. */
+export function validatePod(config: PodConfig): void {
+  const { name, namespace, uid } = config.metadata;
+  // They become CNI_ARGS, where `;` and `=` separate.
+  for (const [field, value] of Object.entries({ name, namespace, uid }))
+    if (/[;=\0\n]/.test(value)) throw invalid(`metadata.${field}`, value, 'must not contain ";" or "="');
+  if (name === "") throw invalid("metadata.name", name, "required");
+  const { namespaces } = config;
+  if (namespaces.network !== "pod" && namespaces.network !== "node")
+    throw invalid("namespace_options.network", namespaces.network, "must be POD or NODE");
+  if (namespaces.ipc !== "pod" && namespaces.ipc !== "node")
+    throw invalid("namespace_options.ipc", namespaces.ipc, "must be POD or NODE");
+  if (namespaces.pid === "target")
+    throw invalid("namespace_options.pid", namespaces.pid, "a sandbox has no target");
+  refuseUserNamespace(namespaces);
+  if (config.hostname !== "" && namespaces.network === "node")
+    throw invalid("hostname", config.hostname, "a pod on the host's network has the host's name");
+  if (config.hostname.length > 64) throw invalid("hostname", config.hostname, "longer than 64 bytes");
+  if (config.logDirectory !== "" && !path.isAbsolute(config.logDirectory))
+    throw invalid("log_directory", config.logDirectory, "must be absolute");
+  validateCgroupParent(config.cgroupParent);
+  validateSysctls(config);
+}
+
+export function validateContainer(config: ContainerConfig, pod: PodConfig, log: Log): void {
+  if (config.metadata.name === "") throw invalid("metadata.name", config.metadata.name, "required");
+  const { security } = config;
+  if (security.privileged && !pod.privileged)
+    throw invalid("security_context.privileged", true, "the pod itself is not privileged");
+  for (const kind of ["network", "ipc"] as const)
+    if (security.namespaces[kind] !== pod.namespaces[kind])
+      throw invalid(`namespace_options.${kind}`, security.namespaces[kind], "differs from the pod's");
+  if (security.namespaces.pid === "pod" && pod.namespaces.pid !== "pod")
+    throw invalid("namespace_options.pid", security.namespaces.pid, "the pod has no shared pid namespace");
+  refuseUserNamespace(security.namespaces);
+  for (const [key, value] of config.envs)
+    if (key === "" || /[=\0]/.test(key) || value.includes("\0"))
+      throw invalid("envs.key", key, 'must be non-empty, without "=" and NUL');
+  if (config.logPath !== "" && (path.isAbsolute(config.logPath) || config.logPath.split("/").includes("..")))
+    throw invalid("log_path", config.logPath, "must stay below the pod's log_directory");
+  validateApparmor(security.apparmor);
+  validateResources(config.resources, log);
+}
+
+function refuseUserNamespace(options: NamespaceOptions): void {
+  if (options.userns !== undefined)
+    throw unsupported(
+      "namespace_options.userns_options",
+      options.userns,
+      "user namespaces are not built yet",
+    );
+}
+
+/** cgroupfs driver: a path below the cgroup root. */
+function validateCgroupParent(parent: string): void {
+  const field = "linux.cgroup_parent";
+  if (parent === "") return;
+  if (!parent.startsWith("/"))
+    throw invalid(field, parent, "must be an absolute path for the cgroupfs driver");
+  if (parent.split("/").some((part) => part === ".." || part === "."))
+    throw invalid(field, parent, "must not contain . or ..");
+  if (parent.endsWith(".slice"))
+    throw unsupported(field, parent, "a systemd slice, but the cgroup driver is cgroupfs");
+}
+
+const SYSCTL_NAME = /^[a-z0-9_-]+([./][a-zA-Z0-9_-]+)+$/;
+
+function validateSysctls(config: PodConfig): void {
+  for (const [name, value] of Object.entries(config.sysctls)) {
+    const field = `linux.sysctls["${name}"]`;
+    if (!SYSCTL_NAME.test(name)) throw invalid(field, value, "not the name of a sysctl");
+    if (value.trim() === "" || value.includes("\0")) throw invalid(field, value, "not a value");
+    const dotted = name.replaceAll("/", ".");
+    if (dotted.startsWith("net.") && config.namespaces.network === "node")
+      throw invalid(field, value, "would change the host: the pod uses its network");
+    const ipc = /^(kernel\.(shm|msg|sem)|fs\.mqueue\.)/.test(dotted);
+    if (ipc && config.namespaces.ipc === "node")
+      throw invalid(field, value, "would change the host: the pod uses its ipc namespace");
+    if (!ipc && !dotted.startsWith("net."))
+      throw invalid(field, value, "not confined to a namespace: it would change the host");
+  }
+}
+
+function validateApparmor(profile: SecurityProfile | undefined): void {
+  if (profile === undefined || profile.type === "unconfined") return;
+  const on = native().features().apparmor;
+  // Without AppArmor the runtime's default is whatever the host confines with: nothing. A profile by name
+  // is a promise that cannot be kept.
+  if (profile.type === "runtimeDefault" && !on) return;
+  const why = on ? "AppArmor profiles are not built yet" : "this host has no AppArmor";
+  throw unsupported("security_context.apparmor", profile.localhostRef || profile.type, why);
+}
+
+/**
+ * Limits are not built yet. A container must not run without one that was asked for, so they are refused,
+ * with the way out. Weights are no promise of anything, and kubelet sets them for every container.
+ */
+function validateResources(resources: ContainerResources, log: Log): void {
+  const limits: [string, string | number, string][] = [
+    ["memory_limit_in_bytes", positive(resources.memoryLimit), "resources.limits.memory"],
+    ["memory_swap_limit_in_bytes", positive(resources.memorySwapLimit), "resources.limits.memory"],
+    ["cpu_quota", positive(resources.cpuQuota), "resources.limits.cpu"],
+    ["cpuset_cpus", resources.cpusetCpus, "the static CPU manager policy"],
+    ["cpuset_mems", resources.cpusetMems, "the static memory manager policy"],
+    ...resources.hugepageLimits.map(({ pageSize, limit }): [string, number, string] => [
+      `hugepage_limits["${pageSize}"]`,
+      positive(limit),
+      `resources.limits.hugepages-${pageSize}`,
+    ]),
+    ...Object.entries(resources.unified)
+      .filter(([key]) => key !== "memory.oom.group")
+      .map(([key, value]): [string, string, string] => [`unified["${key}"]`, value, "what asks for it"]),
+  ];
+  for (const [field, value, cure] of limits)
+    if (value !== 0 && value !== "")
+      throw unsupported(`linux.resources.${field}`, value, `limits are not built yet: leave out ${cure}`);
+  if (resources.cpuShares > 0) warnOnce(log, "cpu_shares");
+  if (resources.unified["memory.oom.group"] !== undefined) warnOnce(log, 'unified["memory.oom.group"]');
+}
+
+/** -1 and 0 both say that there is no limit. */
+const positive = (limit: number): number => Math.max(limit, 0);
+
+const warned = new Set<string>();
+
+function warnOnce(log: Log, field: string): void {
+  if (warned.has(field)) return;
+  warned.add(field);
+  log.warn("not applied until limits are built", { field: `linux.resources.${field}` });
+}
+
+/** Text kubelet looks for when a container's mount wants what a handler cannot give. */
+export const recursiveReadOnlyUnsupported = (containerPath: string, why: string): IsopodError =>
+  new IsopodError("INVALID_ARGUMENT", `RROUnsupported: mounts["${containerPath}"]: ${why}`, {
+    path: containerPath,
+  });
