@@ -30,7 +30,7 @@ export async function importArchive(
   store: Store,
   request: { path: string; name?: string },
 ): Promise<ImageRecord[]> {
-  const signal = new AbortController().signal;
+  const signal = store.closing;
   const archive = await openArchive(request.path);
   try {
     const found = archive.has("oci-layout")

@@ -1,8 +1,10 @@
-import { IsopodError, invalid } from "../base/errors";
+import { invalid } from "../base/errors";
 import type { Log } from "../base/log";
 import type { Platform } from "../oci/image-spec";
+import type { HttpOptions } from "./http";
 import { importArchive } from "./import";
 import { hostPlatform } from "./platform";
+import { pullImage } from "./pull";
 import type { ImageRecord } from "./records";
 import { parseReference } from "./reference";
 import { defaultLimits, openStore } from "./store";
@@ -20,6 +22,8 @@ export interface ImagesOptions {
   readonly platform?: Platform;
   /** What one layer may unpack to; generous by default. */
   readonly limits?: Partial<UnpackLimits>;
+  /** Deadlines of registry connections. */
+  readonly http?: HttpOptions;
 }
 
 /** Opens the image store, clearing away what an earlier process left half done. */
@@ -50,11 +54,11 @@ export async function openImages(options: ImagesOptions): Promise<Images> {
   };
 
   return {
-    async pull() {
-      throw new IsopodError("UNIMPLEMENTED", "pull: not supported");
+    async pull(request) {
+      return view(await pullImage(store, request, options.http ?? {}));
     },
     async import(request) {
-      const imported = await importArchive(store, request);
+      const imported = await store.track(importArchive(store, request));
       return imported.map(view);
     },
     find(reference) {

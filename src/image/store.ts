@@ -30,6 +30,10 @@ export interface Store {
   readonly snapshots: Snapshotter;
   readonly leases: Leases;
   readonly layers: Layers;
+  /** Aborted when the store closes. */
+  readonly closing: AbortSignal;
+  /** Passes `work` on; closing waits for its end. */
+  track<T>(work: Promise<T>): Promise<T>;
   /** Removes blobs, layers and directories that no image, snapshot or lease needs. */
   collect(): Promise<void>;
   close(): Promise<void>;
@@ -67,6 +71,8 @@ export async function openStore(options: StoreOptions): Promise<Store> {
     const layers = openLayers({ records, content, snapshots, pool, limits: options.limits });
     const collect = () => collectGarbage(store);
     const leases = openLeases(() => void collect());
+    const closing = new AbortController();
+    const pending = new Set<Promise<unknown>>();
     const store: Store = {
       root,
       log,
@@ -76,9 +82,18 @@ export async function openStore(options: StoreOptions): Promise<Store> {
       snapshots,
       leases,
       layers,
+      closing: closing.signal,
+      track(work) {
+        const over = () => void pending.delete(work);
+        pending.add(work);
+        work.then(over, over);
+        return work;
+      },
       collect,
       async close() {
+        closing.abort(new IsopodError("UNAVAILABLE", "the image store is closed"));
         leases.close();
+        await Promise.allSettled(pending);
         await layers.settle();
         await pool.close();
         await records.close();
