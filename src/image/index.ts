@@ -78,7 +78,7 @@ export async function openImages(options: ImagesOptions): Promise<Images> {
     },
     removeSnapshot: (key) => snapshots.remove(key),
     snapshot: (key) => snapshots.get(key),
-    snapshotKeys: () => [...records.snapshots.keys()],
+    snapshotKeys: () => [...snapshots.all().keys()],
     usage: () => usage.total(),
     snapshotUsage: (key) => usage.snapshot(key),
     async close() {

@@ -3,8 +3,9 @@ import type { RootDatabase } from "lmdb";
 import type { ImageConfig } from "../oci/image-spec";
 
 /**
- * What the image store knows, in lmdb: images, unpacked layers, containers' snapshots. Everything is held
- * in memory too, so that lookups never touch the disk. One queue of changes: each sees the one before.
+ * What the image store knows, in lmdb: images and unpacked layers. Everything is held in memory too, so that
+ * lookups never touch the disk. One queue of changes: each sees the one before. (Containers' snapshots are
+ * recorded in their directories, see snapshotter.ts: a pod must not wait for a database's fsync.)
  *
  * Leases of pulls under way are not recorded: a pull dies with its process, and only one process has the
  * store open (a lock on its root), so what no record names is garbage whenever the store opens.
@@ -38,26 +39,16 @@ export interface LayerRecord {
   readonly inodes: number;
 }
 
-export interface SnapshotRecord {
-  readonly key: string;
-  readonly dir: number;
-  /** Top layer it stands on; "" for an image without layers. */
-  readonly chainId: string;
-}
-
 export interface Changes {
   readonly images?: readonly ImageRecord[];
   readonly layers?: readonly LayerRecord[];
-  readonly snapshots?: readonly SnapshotRecord[];
   readonly removedImages?: readonly string[];
   readonly removedLayers?: readonly string[];
-  readonly removedSnapshots?: readonly string[];
 }
 
 export interface Records {
   readonly images: ReadonlyMap<string, ImageRecord>;
   readonly layers: ReadonlyMap<string, LayerRecord>;
-  readonly snapshots: ReadonlyMap<string, SnapshotRecord>;
   /**
    * `decide` sees the state after all earlier changes and says what changes, in one transaction. Resolves
    * when it is visible to a process that comes after a crash of this one, with `flush` when it is on disk.
@@ -66,7 +57,7 @@ export interface Records {
   close(): Promise<void>;
 }
 
-type Kind = "image" | "layer" | "snapshot";
+type Kind = "image" | "layer";
 
 export async function openRecords(root: string): Promise<Records> {
   const { open } = await import("lmdb");
@@ -76,12 +67,10 @@ export async function openRecords(root: string): Promise<Records> {
   });
   const images = new Map<string, ImageRecord>();
   const layers = new Map<string, LayerRecord>();
-  const snapshots = new Map<string, SnapshotRecord>();
   for (const { key, value } of db.getRange({})) {
     const [kind, name] = key;
     if (kind === "image") images.set(name, value as ImageRecord);
-    else if (kind === "layer") layers.set(name, value as LayerRecord);
-    else if (kind === "snapshot") snapshots.set(name, value as SnapshotRecord);
+    else layers.set(name, value as LayerRecord);
   }
 
   async function write(changes: Changes): Promise<void> {
@@ -89,27 +78,23 @@ export async function openRecords(root: string): Promise<Records> {
     const drop = (kind: Kind, names: readonly string[] = []) => {
       for (const name of names) void db.remove([kind, name]);
     };
+    // What goes is out of sight before anything is awaited: nobody builds on it meanwhile.
+    for (const id of changes.removedImages ?? []) images.delete(id);
+    for (const id of changes.removedLayers ?? []) layers.delete(id);
     await db.transaction(() => {
       for (const record of changes.images ?? []) put("image", record.id, record);
       for (const record of changes.layers ?? []) put("layer", record.chainId, record);
-      for (const record of changes.snapshots ?? []) put("snapshot", record.key, record);
       drop("image", changes.removedImages);
       drop("layer", changes.removedLayers);
-      drop("snapshot", changes.removedSnapshots);
     });
     for (const record of changes.images ?? []) images.set(record.id, record);
     for (const record of changes.layers ?? []) layers.set(record.chainId, record);
-    for (const record of changes.snapshots ?? []) snapshots.set(record.key, record);
-    for (const id of changes.removedImages ?? []) images.delete(id);
-    for (const id of changes.removedLayers ?? []) layers.delete(id);
-    for (const key of changes.removedSnapshots ?? []) snapshots.delete(key);
   }
 
   let last: Promise<void> = Promise.resolve();
   return {
     images,
     layers,
-    snapshots,
     async change(decide, { flush }) {
       const turn = last.then(async () => write(decide()));
       last = turn.catch(() => {});

@@ -1,6 +1,7 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { IsopodError, invalid, notFound } from "../base/errors";
+import { readFileIfPresent, writeFileAtomic } from "../base/files";
 import { undoOnFailure } from "../base/scope";
 import { native } from "../native";
 import type { LayerRecord, Records } from "./records";
@@ -9,8 +10,16 @@ import type { Image, Snapshot } from "./types";
 /**
  * Overlay directories: `<root>/snapshots/<n>/fs`, for containers also `work`. Numbers, not digests, since
  * all lower directories of an image must fit into one page of mount options. A layer's directory never
- * changes once its record exists; a directory that no record names is garbage.
+ * changes once its record exists; a container's holds its record itself, `snapshot.json`, written without a
+ * sync, as it need not outlive a power cut. A directory without either is garbage.
  */
+export interface SnapshotRecord {
+  readonly key: string;
+  /** Top layer it stands on; "" for an image without layers. */
+  readonly chainId: string;
+  readonly dir: number;
+}
+
 export interface Snapshotter {
   /** A new directory for a layer; the caller records or discards it. */
   newDirectory(): { dir: number; fs: string };
@@ -21,6 +30,7 @@ export interface Snapshotter {
   prepare(key: string, image: Image): Promise<Snapshot>;
   remove(key: string): Promise<void>;
   get(key: string): Snapshot | undefined;
+  all(): ReadonlyMap<string, SnapshotRecord>;
   /** Removes what no record names; returns what could not be removed. */
   removeOrphans(): Promise<unknown[]>;
 }
@@ -41,6 +51,12 @@ export function openSnapshotter(root: string, records: Records): Snapshotter {
     fs.mkdirSync(fsPath(dir), { mode: 0o755 });
     return dir;
   };
+  const snapshots = new Map<string, SnapshotRecord>();
+  const recordPath = (dir: number) => path.join(dirPath(dir), "snapshot.json");
+  for (const dir of numbers) {
+    const record = readRecord(recordPath(dir), dir);
+    if (record !== undefined) snapshots.set(record.key, record);
+  }
   const discard = (dir: number) => native().removeTree({ path: dirPath(dir) });
 
   function chainOf(chainId: string): LayerRecord[] {
@@ -89,38 +105,39 @@ export function openSnapshotter(root: string, records: Records): Snapshotter {
     lower,
     prepare: (key, image) =>
       undoOnFailure(async (scope) => {
+        if (snapshots.has(key)) {
+          throw new IsopodError("ALREADY_EXISTS", `snapshot "${key}": already exists`, { path: key });
+        }
+        const { chainId } = image;
+        const top = records.layers.get(chainId);
+        // The image may have been removed since the caller found it.
+        if (chainId !== "" && top === undefined) throw notFound("image", image.id);
         const dir = make();
-        scope.defer("snapshot directory", () => discard(dir));
+        // From here on the collector keeps the layers.
+        snapshots.set(key, { key, chainId, dir });
+        scope.defer("snapshot", () => {
+          snapshots.delete(key);
+          return discard(dir);
+        });
         fs.mkdirSync(path.join(dirPath(dir), "work"), { mode: 0o700 });
-        const top = records.layers.get(image.chainId);
         if (top !== undefined) copyRoot(fsPath(top.dir), fsPath(dir));
-        await records.change(
-          () => {
-            if (records.snapshots.has(key)) {
-              throw new IsopodError("ALREADY_EXISTS", `snapshot "${key}": already exists`, { path: key });
-            }
-            // The image may have been removed since the caller found it.
-            if (image.chainId !== "" && !records.layers.has(image.chainId)) {
-              throw notFound("image", image.id);
-            }
-            return { snapshots: [{ key, dir, chainId: image.chainId }] };
-          },
-          { flush: false },
-        );
-        return snapshotOf(key, dir, image.chainId);
+        writeFileAtomic(recordPath(dir), JSON.stringify({ key, chainId }));
+        return snapshotOf(key, dir, chainId);
       }),
     async remove(key) {
-      const record = records.snapshots.get(key);
+      const record = snapshots.get(key);
       if (record === undefined) return;
-      await records.change(() => ({ removedSnapshots: [key] }), { flush: false });
+      fs.rmSync(recordPath(record.dir), { force: true });
+      snapshots.delete(key);
       await discard(record.dir);
     },
     get(key) {
-      const record = records.snapshots.get(key);
+      const record = snapshots.get(key);
       return record && snapshotOf(key, record.dir, record.chainId);
     },
+    all: () => snapshots,
     async removeOrphans() {
-      const known = new Set([...records.layers.values(), ...records.snapshots.values()].map((r) => r.dir));
+      const known = new Set([...records.layers.values(), ...snapshots.values()].map((r) => r.dir));
       const failures: unknown[] = [];
       for (const name of fs.readdirSync(base)) {
         if (known.has(Number(name))) continue;
@@ -131,6 +148,16 @@ export function openSnapshotter(root: string, records: Records): Snapshotter {
       return failures;
     },
   };
+}
+
+/** Half a record, or none, is what a crash leaves: then the directory is garbage. */
+function readRecord(file: string, dir: number): SnapshotRecord | undefined {
+  try {
+    const { key, chainId } = JSON.parse(readFileIfPresent(file) ?? "{}") as Partial<SnapshotRecord>;
+    return typeof key === "string" && typeof chainId === "string" ? { key, chainId, dir } : undefined;
+  } catch {
+    return undefined;
+  }
 }
 
 /** The root of a mount has the attributes of its upper directory: they must be the image's. */

@@ -142,10 +142,10 @@ async function collectGarbage(store: Store): Promise<void> {
 }
 
 /** Chain ids that something stands on, with all those below them. */
-function liveChains({ records, leases }: Store): Set<string> {
+function liveChains({ records, snapshots, leases }: Store): Set<string> {
   const live = leases.chains();
   for (const image of records.images.values()) for (const id of image.chain) live.add(id);
-  for (const snapshot of records.snapshots.values()) {
+  for (const snapshot of snapshots.all().values()) {
     for (let id = snapshot.chainId; id !== ""; id = records.layers.get(id)?.parent ?? "") live.add(id);
   }
   return live;

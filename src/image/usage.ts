@@ -31,17 +31,17 @@ export function measureUsage(store: Store): Usage {
   let closed = false;
 
   async function measure(): Promise<void> {
-    for (const [key, record] of records.snapshots) {
+    for (const [key, record] of snapshots.all()) {
       if (closed) return;
       try {
         const { bytes, inodes } = await native().diskUsage({ path: snapshots.fs(record.dir) });
         measured.set(key, { bytes, inodes, timestamp: now() });
       } catch (error) {
         // It may have been removed meanwhile.
-        if (records.snapshots.has(key)) log.warn("measuring a snapshot", { key, error: messageOf(error) });
+        if (snapshots.all().has(key)) log.warn("measuring a snapshot", { key, error: messageOf(error) });
       }
     }
-    for (const key of measured.keys()) if (!records.snapshots.has(key)) measured.delete(key);
+    for (const key of measured.keys()) if (!snapshots.all().has(key)) measured.delete(key);
   }
 
   function refresh(): void {
