@@ -38,6 +38,22 @@ const peers = {
   },
   umoci: { suite: "bookworm", packages: ["umoci"], files: { umoci: "usr/bin/umoci" } },
   cni: { suite: "bookworm", packages: ["containernetworking-plugins"], files: { binDir: "usr/lib/cni" } },
+  // portmap speaks to the kernel through it.
+  iptables: {
+    suite: "bookworm",
+    packages: [
+      "iptables",
+      "libxtables12",
+      "libnftnl11",
+      "libip4tc2",
+      "libip6tc2",
+      "libmnl0",
+      "libnetfilter-conntrack3",
+      "libnfnetlink0",
+    ],
+    patch: ["usr/sbin/xtables-nft-multi"],
+    files: { iptables: "usr/sbin/xtables-nft-multi", extensions: `usr/lib/${triplet}/xtables` },
+  },
   runc: {
     suite: "bookworm",
     packages: ["runc", "libseccomp2"],

@@ -17,6 +17,8 @@ export const peers = {
   umoci: () => obtain<{ umoci: string }>("umoci"),
   /** The folder with bridge, host-local, portmap, loopback and the other plugins. */
   cni: () => obtain<{ binDir: string }>("cni"),
+  /** xtables-nft-multi (`iptables` is its first argument) and the value of XTABLES_LIBDIR. */
+  iptables: () => obtain<{ iptables: string; extensions: string }>("iptables"),
   /** runc 1.1.5. */
   runc: () => obtain<{ runc: string }>("runc"),
   /** runc 1.5.2. */
