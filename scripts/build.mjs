@@ -144,6 +144,8 @@ function bundle() {
       `--outfile=dist/${name}.js`,
     ]);
   }
+  // bin/isopod looks for this node first (rule R1).
+  fs.writeFileSync("dist/node-path", `${process.execPath}\n`);
 }
 
 if (wanted("gen")) for (const name of Object.keys(modules)) await generate(name);

@@ -1,5 +1,5 @@
 import type { runtime } from "../gen/cri";
-import type { Images } from "../image/types";
+import type { Images } from "../image";
 import { imageInfo, readAuth, readImageName, writeFilesystem, writeImage } from "./convert/image";
 import type { Call, Handlers } from "./server";
 

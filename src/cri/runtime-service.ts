@@ -1,8 +1,8 @@
 import { isIP } from "node:net";
 import { invalid } from "../base/errors";
 import { runtime } from "../gen/cri";
-import type { Images } from "../image/types";
-import type { ContainerView, ExecResult, Pods } from "../sandbox/types";
+import type { Images } from "../image";
+import type { ContainerView, ExecResult, Pods } from "../sandbox";
 import {
   containerInfo,
   readContainerConfig,

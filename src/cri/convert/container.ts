@@ -6,7 +6,7 @@ import type {
   ContainerMetadata,
   ContainerState,
   ContainerView,
-} from "../../sandbox/types";
+} from "../../sandbox";
 import { choice, cstring, cstrings, int64, present, refuse, required } from "./fields";
 import { readDevice, readMount, writeMount } from "./mounts";
 import { readOomScoreAdj, readResources, writeResources } from "./resources";

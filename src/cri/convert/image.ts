@@ -1,6 +1,6 @@
 import Long from "long";
 import type { runtime } from "../../gen/cri";
-import type { Image, RegistryAuth } from "../../image/types";
+import type { Image, RegistryAuth } from "../../image";
 import { cstring, int64, required, uint64 } from "./fields";
 
 export const readImageName = (field: string, spec: runtime.v1.IImageSpec | null | undefined): string =>

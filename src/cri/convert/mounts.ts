@@ -1,6 +1,6 @@
 import { invalid, unsupported } from "../../base/errors";
 import { runtime } from "../../gen/cri";
-import type { ContainerConfig, ContainerMount } from "../../sandbox/types";
+import type { ContainerConfig, ContainerMount } from "../../sandbox";
 import { choice, cstring, refuse, required } from "./fields";
 
 const { MountPropagation: Propagation } = runtime.v1;

@@ -1,6 +1,6 @@
 import { invalid, unsupported } from "../../base/errors";
 import { runtime } from "../../gen/cri";
-import type { NamespaceMode, NamespaceOptions } from "../../sandbox/types";
+import type { NamespaceMode, NamespaceOptions } from "../../sandbox";
 import { choice, cstring } from "./fields";
 
 const { NamespaceMode: Mode } = runtime.v1;

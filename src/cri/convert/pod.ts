@@ -1,7 +1,7 @@
 import { isIP } from "node:net";
 import { invalid } from "../../base/errors";
 import { runtime } from "../../gen/cri";
-import type { PodConfig, PodFilter, PodMetadata, PodView } from "../../sandbox/types";
+import type { PodConfig, PodFilter, PodMetadata, PodView } from "../../sandbox";
 import { choice, cstring, cstrings, int64, integer, present, required } from "./fields";
 import { readNamespaces, writeNamespaces } from "./namespaces";
 import { readResources } from "./resources";

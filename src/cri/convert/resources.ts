@@ -1,6 +1,6 @@
 import Long from "long";
 import type { runtime } from "../../gen/cri";
-import type { ContainerResources } from "../../sandbox/types";
+import type { ContainerResources } from "../../sandbox";
 import { cstring, integer } from "./fields";
 
 /** -1 says "no limit" for these, as 0 does. */

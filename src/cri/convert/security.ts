@@ -1,6 +1,6 @@
 import { invalid } from "../../base/errors";
 import { runtime } from "../../gen/cri";
-import type { SecurityContext, SecurityProfile } from "../../sandbox/types";
+import type { SecurityContext, SecurityProfile } from "../../sandbox";
 import { choice, cstring, cstrings, id, refuse, required } from "./fields";
 import { readNamespaces } from "./namespaces";
 

@@ -1,5 +1,5 @@
 import type { runtime } from "../../gen/cri";
-import type { ContainerFilter, ContainerStatsView } from "../../sandbox/types";
+import type { ContainerFilter, ContainerStatsView } from "../../sandbox";
 import { int64, uint64 } from "./fields";
 
 export const readStatsFilter = (

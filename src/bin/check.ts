@@ -1,0 +1,101 @@
+import * as fs from "node:fs";
+import * as path from "node:path";
+import { errnoOf, messageOf } from "../base/errors";
+import { native } from "../native";
+import { check, type Finding, type HostReport } from "../runtime";
+import type { Config } from "./config";
+
+/** What the library's check says of the host, and what the daemon needs besides. */
+export async function report(config: Config): Promise<HostReport> {
+  const host = check();
+  const findings = [...host.findings];
+  if (host.kernel !== "") findings.push(await shimFinding());
+  findings.push(overlayFinding(), networkFinding(config), pluginFinding(config));
+  return { ...host, findings, ok: findings.every(({ level }) => level !== "error") };
+}
+
+/** The shim looks for its bundle and for node itself (R1): it is asked, so that the answer is the real one. */
+async function shimFinding(): Promise<Finding> {
+  const name = "shim";
+  const file = shimBinary();
+  const cure = "run `npm run build`";
+  if (file === undefined)
+    return { name, level: "error", detail: "containerd-shim-isopod-v2 is missing", cure };
+  try {
+    const env = Object.entries(process.env).map(([key, value]) => `${key}=${value ?? ""}`);
+    const ran = await native().spawn({
+      file,
+      args: ["-info"],
+      env,
+      stdin: new Uint8Array(),
+      timeoutMs: 10_000,
+    });
+    if (ran.status === 0) return { name, level: "ok", detail: file };
+    return { name, level: "error", detail: `${file}: ${ran.stderr.toString().trim()}`, cure };
+  } catch (error) {
+    return { name, level: "error", detail: `${file}: ${messageOf(error)}`, cure };
+  }
+}
+
+function shimBinary(): string | undefined {
+  for (const relative of [".", "../build/Release", "../../../build/Release"]) {
+    const file = path.resolve(__dirname, relative, "containerd-shim-isopod-v2");
+    if (fs.existsSync(file)) return file;
+  }
+  return undefined;
+}
+
+function overlayFinding(): Finding {
+  const known = /\boverlay$/m.test(fs.readFileSync("/proc/filesystems", "utf8"));
+  return known
+    ? { name: "overlay", level: "ok", detail: "known to the kernel" }
+    : {
+        name: "overlay",
+        level: "error",
+        detail: "the kernel has no overlay file system: images cannot be mounted",
+        cure: "modprobe overlay",
+      };
+}
+
+/** Without a network only pods on the host's network run. */
+function networkFinding({ cni }: Config): Finding {
+  const name = "cni";
+  try {
+    const [first] = fs
+      .readdirSync(cni.conf_dir)
+      .filter((file) => /\.(conf|conflist|json)$/.test(file))
+      .sort();
+    if (first !== undefined) return { name, level: "ok", detail: path.join(cni.conf_dir, first) };
+  } catch (error) {
+    if (errnoOf(error) !== "ENOENT") return { name, level: "warning", detail: messageOf(error) };
+  }
+  return {
+    name,
+    level: "warning",
+    detail: `no network configuration in ${cni.conf_dir}: only pods on the host's network run`,
+    cure: "install your cluster's network add-on, or write a .conflist there",
+  };
+}
+
+function pluginFinding({ cni }: Config): Finding {
+  const found = cni.bin_dirs.find((directory) => fs.existsSync(path.join(directory, "host-local")));
+  return found
+    ? { name: "cni-plugins", level: "ok", detail: found }
+    : {
+        name: "cni-plugins",
+        level: "warning",
+        detail: `no reference plugins in ${cni.bin_dirs.join(" or ")}`,
+        cure: "apt-get install containernetworking-plugins",
+      };
+}
+
+/** One line a finding, the cure below it. */
+export function reportText({ ok, kernel, arch, findings }: HostReport): string {
+  const mark = { ok: "ok     ", warning: "warning", error: "ERROR  " };
+  const lines = findings.flatMap(({ name, level, detail, cure }) => [
+    `${mark[level]} ${name}: ${detail}`,
+    ...(cure === undefined ? [] : [`        cure: ${cure}`]),
+  ]);
+  const verdict = ok ? "this host can run containers" : "this host cannot run containers";
+  return [...lines, `${verdict} (Linux ${kernel || "?"}, ${arch})`].join("\n");
+}

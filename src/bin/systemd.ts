@@ -1,0 +1,43 @@
+import type { Log } from "../base/log";
+import { native } from "../native";
+
+/**
+ * Type=notify: systemd waits for READY, counts on WATCHDOG at least once per WATCHDOG_USEC, and is told
+ * when we stop. Without NOTIFY_SOCKET nothing of this happens.
+ */
+export interface Systemd {
+  ready(): void;
+  stopping(): void;
+}
+
+export function systemd(log: Log): Systemd {
+  let watchdog: NodeJS.Timeout | undefined;
+  const tell = (state: string) => {
+    try {
+      native().notify({ state });
+    } catch (error) {
+      log.warn("telling systemd", { state, error: String(error) });
+    }
+  };
+  return {
+    ready: () => {
+      tell(`READY=1\nMAINPID=${process.pid}`);
+      const period = watchdogPeriod();
+      // From the event loop, so that a loop that hangs is seen to hang.
+      if (period !== undefined) watchdog = setInterval(() => tell("WATCHDOG=1"), period).unref();
+    },
+    stopping: () => {
+      clearInterval(watchdog);
+      tell("STOPPING=1");
+    },
+  };
+}
+
+/** Half of what is allowed, in ms; undefined without a watchdog or if it is meant for another process. */
+function watchdogPeriod(): number | undefined {
+  const usec = Number(process.env["WATCHDOG_USEC"]);
+  const pid = process.env["WATCHDOG_PID"];
+  if (!Number.isInteger(usec) || usec <= 0) return undefined;
+  if (pid !== undefined && Number(pid) !== process.pid) return undefined;
+  return Math.max(1, Math.floor(usec / 2000));
+}
