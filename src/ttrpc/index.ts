@@ -4,3 +4,4 @@ export { type Any, type MessageType, messageType, packAny } from "./codec";
 export { type Frame, FrameParser, type FrameSink } from "./frame";
 export { type Call, type Implementation, Server, type ServerOptions, type ServerStream } from "./server";
 export { errorOf, type Status, statusOf } from "./status";
+export { nanosecondsOf, timestampOf } from "./time";
