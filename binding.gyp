@@ -68,9 +68,16 @@
       "target_name": "containerd-shim-isopod-v2",
       "type": "executable",
       "sources": ["<!@(ls native/monitor/*.cc)"],
-      "cflags_cc": ["<@(warnings)", "-Os"],
+      # R1: the node that built us is looked for first; the size tells whether it is still the same file.
+      "defines": [
+        "ISOPOD_VERSION=\"<!(node -p \"require('./package.json').version\")\"",
+        "ISOPOD_NODE_PATH=\"<!(node -p process.execPath)\"",
+        "ISOPOD_NODE_MAJOR=<!(node -p \"parseInt(process.versions.node)\")",
+        "ISOPOD_NODE_SIZE=<!(node -p \"fs.statSync(process.execPath).size\")",
+      ],
+      "cflags_cc": ["<@(warnings)", "-Os", "-ffunction-sections", "-fdata-sections"],
       "cflags!": ["-fPIC"],
-      "ldflags": ["-static", "-s"],
+      "ldflags": ["-static", "-s", "-Wl,--gc-sections"],
       "ldflags!": ["-rdynamic"],
     },
   ],
