@@ -4,7 +4,7 @@ import * as path from "node:path";
 import type { Log } from "../base/log";
 import { undoOnFailure } from "../base/scope";
 import { native } from "../native";
-import { ShimBinaries, type ShimBinary } from "./binary";
+import { ShimBinaries } from "./binary";
 import { serveEvents } from "./events";
 import { Link } from "./link";
 import { createDrivenSandbox, DrivenSandbox } from "./sandbox-task";
