@@ -1,6 +1,8 @@
 import { spawn } from "node:child_process";
 import * as fs from "node:fs";
+import * as path from "node:path";
 import { cleanEnv, command } from "./command";
+import { until } from "./processes";
 
 /**
  * A host of one's own: a mount and a network namespace in which a test's daemon lives as on a machine by
@@ -64,6 +66,19 @@ export async function privateHost(options: HostOptions = {}): Promise<Host> {
 export function onHost(host: Host, file: string, args: readonly string[]) {
   const [enter, ...rest] = host.enter;
   return command(enter!, [...rest, file, ...args]);
+}
+
+/** Kills what lives in a cgroup2 tree of ours and removes it; an absent one is fine. */
+export async function destroyCgroup(name: string): Promise<void> {
+  const top = path.join(cgroup2Mount() ?? "/nonexistent", name);
+  if (!fs.existsSync(top)) return;
+  fs.writeFileSync(path.join(top, "cgroup.kill"), "1");
+  const populated = () => fs.readFileSync(path.join(top, "cgroup.events"), "utf8").includes("populated 1");
+  await until(() => !populated(), `${top} is empty`);
+  const below = (fs.readdirSync(top, { recursive: true, withFileTypes: true }) as fs.Dirent[])
+    .filter((entry) => entry.isDirectory())
+    .map((entry) => path.join(entry.parentPath, entry.name));
+  for (const dir of [...below.sort().reverse(), top]) fs.rmdirSync(dir);
 }
 
 /** Where cgroup2 is mounted here, mounts that others cover left out. */

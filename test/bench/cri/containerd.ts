@@ -6,7 +6,7 @@ import { cleanEnv, command } from "../../support/command";
 import { type CriClient, criClient } from "../../support/cri-client";
 import type { Host } from "../../support/host";
 import type { Containerd } from "../../support/peers";
-import { processesNaming } from "./contender";
+import { processesNaming } from "../../support/processes";
 
 /** A containerd of one's own: everything it touches lies below `dir`. */
 export interface PrivateContainerd {
