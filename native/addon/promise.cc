@@ -1,15 +1,23 @@
 #include "addon/promise.h"
 
 #include <atomic>
+#include <mutex>
 #include <utility>
 
 namespace isopod::addon {
 namespace {
 
 // One per environment, kept as its instance data and never freed: another thread may still be on its way.
+// The function is freed with the environment, whoever still holds it; `mutex` keeps calls from that.
 struct Queue {
-  napi_threadsafe_function function = nullptr;
-  size_t pending = 0;  // JavaScript's thread only
+  std::mutex mutex;
+  napi_threadsafe_function function = nullptr;  // null once the environment closes
+  size_t pending = 0;                           // JavaScript's thread only
+
+  static void close(void* queue) {
+    std::lock_guard lock(static_cast<Queue*>(queue)->mutex);
+    static_cast<Queue*>(queue)->function = nullptr;
+  }
 };
 
 }  // namespace
@@ -23,15 +31,14 @@ struct Deferred::Pending {
   MakeValue make;
   std::unique_ptr<Error> error;
 
-  // Hands `self` to JavaScript's thread; the queue owns that reference until then. The function was
-  // acquired when the promise was made, so that it outlives an environment that closes meanwhile.
+  // Hands `self` to JavaScript's thread; the queue owns that reference until then.
   static void send(std::shared_ptr<Pending> self) {
-    napi_threadsafe_function function = self->queue->function;
+    Queue* to = self->queue;
     auto* reference = new std::shared_ptr<Pending>(std::move(self));
-    if (napi_call_threadsafe_function(function, reference, napi_tsfn_nonblocking) == napi_ok) {
-      napi_release_threadsafe_function(function, napi_tsfn_release);
-    } else {
-      delete reference;  // closing: the call has released the function
+    std::lock_guard lock(to->mutex);
+    if (to->function == nullptr ||
+        napi_call_threadsafe_function(to->function, reference, napi_tsfn_nonblocking) != napi_ok) {
+      delete reference;
     }
   }
 
@@ -58,6 +65,8 @@ Queue* queue_of(Napi::Env env, napi_threadsafe_function_call_js settle) {
   napi_create_threadsafe_function(env, nullptr, nullptr, Napi::String::New(env, "isopod"), 0, 1, nullptr,
                                   nullptr, nullptr, settle, &queue->function);
   napi_unref_threadsafe_function(env, queue->function);
+  // Hooks run last in, first out: before the function's own.
+  napi_add_env_cleanup_hook(env, Queue::close, queue);
   napi_set_instance_data(env, queue, nullptr, nullptr);
   return queue;
 }
@@ -67,7 +76,6 @@ Queue* queue_of(Napi::Env env, napi_threadsafe_function_call_js settle) {
 Deferred::Deferred(Napi::Env env)
     : pending_(std::make_shared<Pending>(env, queue_of(env, &Pending::settle))) {
   Queue* queue = pending_->queue;
-  napi_acquire_threadsafe_function(queue->function);
   if (queue->pending++ == 0) napi_ref_threadsafe_function(env, queue->function);
 }
 
