@@ -3,7 +3,7 @@ import type { Log } from "../base/log";
 import type { Images } from "../image";
 import type { Network } from "../network";
 import type { Seccomp, Spec } from "../oci/runtime-spec";
-import type { Handler, SandboxTask, Shims, Task } from "../task/types";
+import type { Handler, SandboxTask, Shims, Task } from "../task";
 import type { Lock } from "./lock";
 import type { Index, Names } from "./names";
 import type { ContainerRecord, PodRecord } from "./records";

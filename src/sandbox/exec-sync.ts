@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { IsopodError, invalid, messageOf } from "../base/errors";
-import type { TaskExec } from "../task/types";
+import type { TaskExec } from "../task";
 import { type Container, type Context, containerDir, containerState } from "./context";
 import { killTree } from "./process-tree";
 import { requireState } from "./state";

@@ -6,7 +6,7 @@ import type { Images } from "../image";
 import { native } from "../native";
 import type { Network } from "../network";
 import type { Seccomp } from "../oci/runtime-spec";
-import type { Handler, Shims } from "../task/types";
+import type { Handler, Shims } from "../task";
 import type { Context } from "./context";
 import { containerOutcome, createContainer } from "./create-container";
 import { execSync } from "./exec-sync";

@@ -158,6 +158,8 @@ async function undoHalfMadeContainers(context: Context, pod: Pod): Promise<void>
         await task?.kill(9, true).catch(() => {});
         await task?.exited.catch(() => undefined);
         await task?.delete();
+        const handler = context.handlers.get(pod.record.handler);
+        if (handler !== undefined) await context.shims.discard({ id, handler });
         fs.rmSync(containerDir(context, pod.record.id, id), { recursive: true, force: true });
       }),
   );

@@ -29,6 +29,9 @@ async function remove(context: Context, container: Container): Promise<void> {
         path: id,
       });
   }
+  // Of one that ended unseen, its shim's bundle may still be there.
+  const handler = context.handlers.get(container.pod.record.handler);
+  if (handler !== undefined) await context.shims.discard({ id, handler });
   await settle([context.images.removeSnapshot(id), context.store.deleteContainer(id)]);
   fs.rmSync(containerDir(context, podId, id), { recursive: true, force: true });
   container.pod.containers.delete(id);

@@ -20,8 +20,10 @@ async function remove(context: Context, pod: Pod): Promise<void> {
   await settle([...pod.containers.values()].map((container) => removeKnownContainer(context, container)));
   const { id, config } = pod.record;
   // What the shim cannot free now is retried with the whole removal: the pod stays known until then.
-  await pod.sandbox?.remove();
+  if (pod.sandbox !== undefined) await pod.sandbox.remove();
   pod.sandbox = undefined;
+  const handler = context.handlers.get(pod.record.handler);
+  if (handler !== undefined) await context.shims.discard({ id, handler });
   fs.rmSync(podDir(context, id), { recursive: true, force: true });
   await context.store.deletePod(id);
   context.pods.delete(id);

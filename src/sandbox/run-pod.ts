@@ -1,7 +1,7 @@
 import * as fs from "node:fs";
 import { IsopodError, invalid, messageOf } from "../base/errors";
 import { type Scope, undoOnFailure } from "../base/scope";
-import type { Handler, SandboxTask } from "../task/types";
+import type { Handler, SandboxTask } from "../task";
 import { type Context, type Pod, podDir, podIsReady } from "./context";
 import { Lock, settle } from "./lock";
 import { newId, podName } from "./names";

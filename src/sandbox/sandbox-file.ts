@@ -1,7 +1,7 @@
 import * as fs from "node:fs";
 import { IsopodError, messageOf } from "../base/errors";
 import { readFileIfPresent, writeFileAtomic } from "../base/files";
-import type { SandboxTask, SandboxTaskRecord } from "../task/types";
+import type { SandboxTask, SandboxTaskRecord } from "../task";
 import { type Context, sandboxFile } from "./context";
 
 /** The shim's coordinates are a file on tmpfs: they mean something for this boot only. */

@@ -1,5 +1,5 @@
 import { messageOf } from "../base/errors";
-import type { TaskStats } from "../task/types";
+import type { TaskStats } from "../task";
 import { type Container, type Context, containerState } from "./context";
 import { now } from "./state";
 import type { ContainerFilter, ContainerStatsView } from "./types";

@@ -2,7 +2,7 @@ import * as fs from "node:fs";
 import * as path from "node:path";
 import { withDeadline } from "../base/scope";
 import { native } from "../native";
-import type { TaskStdio } from "../task/types";
+import type { TaskStdio } from "../task";
 
 /**
  * A container's stdio: FIFOs in its directory, made by us, opened read-write by the container's stub, so

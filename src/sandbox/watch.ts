@@ -1,5 +1,5 @@
 import { IsopodError, messageOf } from "../base/errors";
-import type { Exit, Task } from "../task/types";
+import type { Exit, Task } from "../task";
 import { type Container, type Context, type Pod, podIsReady } from "./context";
 import type { ContainerRecord } from "./records";
 import { exitReason, now } from "./state";

@@ -15,7 +15,7 @@ import type {
   Task,
   TaskExec,
   TaskStdio,
-} from "../../src/task/types";
+} from "../../src/task";
 
 /**
  * Doubles for what only orders and fails: a test names the step that is to fail, and reads what was done and
