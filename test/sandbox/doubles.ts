@@ -7,15 +7,7 @@ import { silentLog } from "../../src/base/log";
 import type { Image, Images, Snapshot } from "../../src/image";
 import type { Network } from "../../src/network";
 import { type ContainerConfig, openPods, type PodConfig, type Pods, type RunPod } from "../../src/sandbox";
-import type {
-  CreateTaskOptions,
-  Exit,
-  SandboxTask,
-  Shims,
-  Task,
-  TaskExec,
-  TaskStdio,
-} from "../../src/task";
+import type { CreateTaskOptions, Exit, SandboxTask, Shims, Task, TaskExec, TaskStdio } from "../../src/task";
 
 /**
  * Doubles for what only orders and fails: a test names the step that is to fail, and reads what was done and
