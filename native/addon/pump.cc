@@ -1,5 +1,8 @@
 #include "core/pump.h"
 
+#include <fcntl.h>
+
+#include <cerrno>
 #include <map>
 
 #include "addon/exports.h"
@@ -80,6 +83,15 @@ Napi::Value PumpCopy(const Napi::CallbackInfo& info) {
   return start(info.Env(), std::move(from), core::descriptor_sink(std::move(to)));
 }
 
+// A terminal's master cannot be opened a second time: both directions of its copy share one open file.
+Napi::Value Duplicate(const Napi::CallbackInfo& info) {
+  int fd = integer(info[0].ToObject(), "fd");
+  int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+  if (copy >= 0) return Napi::Number::New(info.Env(), copy);
+  throw_error(info.Env(), failure(errno, "duplicate descriptor", std::to_string(fd)));
+  return info.Env().Undefined();
+}
+
 Napi::Value PumpCollect(const Napi::CallbackInfo& info) {
   Napi::Object options = info[0].ToObject();
   UniqueFd from(integer(options, "fd"));
@@ -110,6 +122,7 @@ void export_pump(Napi::Env env, Napi::Object exports) {
   exports.Set("logOpen", Napi::Function::New(env, LogOpen));
   exports.Set("logReopen", Napi::Function::New(env, LogReopen));
   exports.Set("logClose", Napi::Function::New(env, LogClose));
+  exports.Set("duplicate", Napi::Function::New(env, Duplicate));
   exports.Set("pumpLog", Napi::Function::New(env, PumpLog));
   exports.Set("pumpCopy", Napi::Function::New(env, PumpCopy));
   exports.Set("pumpCollect", Napi::Function::New(env, PumpCollect));

@@ -15,7 +15,6 @@ import type { NamespacePlan } from "./namespaces";
 import { LATE, rootPropagation } from "./rootfs";
 
 const RECURSIVE = 1;
-const S_IFCHR = 0o020000;
 
 /** What a sandbox keeps in its own mount namespace, the base, for its containers (R9). */
 export interface BaseFiles {
@@ -220,10 +219,10 @@ export const hasOwnDev = (spec: Spec): boolean =>
       (mount.type === "bind" || (mount.options ?? []).some((word) => word === "bind" || word === "rbind")),
   );
 
-/** Opened before the host is left: the one /dev/null that masks files (CVE-2025-31133). */
+/** A clone of the host's own /dev/null, taken before anything of the image is in sight (CVE-2025-31133). */
 export function openMaskSource(plan: PlanWriter, spec: Spec): Slot | undefined {
   if ((spec.linux?.maskedPaths ?? []).length === 0) return undefined;
-  return plan.open(OPEN.device, { path: "/dev/null", a: 1, b: 3, flags: S_IFCHR });
+  return plan.open(OPEN.tree, { path: "/dev/null" });
 }
 
 export function writeMasks(plan: PlanWriter, spec: Spec, source: Slot | undefined): void {

@@ -15,7 +15,7 @@ test("a container from a bundle runs, and its output and exit code come back", a
 test("it is pid 1 of its own pid namespace, with its own host name, loopback, mounts and nothing else", async () => {
   const { stdout } = await ran(
     shell(
-      "echo $$; hostname; ip -o link | cut -d: -f2; ls /; ls /proc/self/fd | wc -l; cat /proc/self/cgroup",
+      "echo $$; hostname; ip -o link | cut -d: -f2; ls /; ls /proc/self/fd | wc -l; grep ^0: /proc/self/cgroup",
     ),
   );
   const [pid, name, link, ...rest] = stdout.trim().split("\n");
@@ -64,6 +64,7 @@ test("an own process may have a terminal", async () => {
   const container = await started(specOf([], { process }));
   assert.equal(await textOf(container.stdout), "/dev/pts/0\r\n33 99\r\nconsole\r\n");
   assert.equal(container.stderr, null);
+  await container.wait();
   await container.delete();
 });
 
