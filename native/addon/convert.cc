@@ -38,12 +38,14 @@ Napi::Value error_value(Napi::Env env, const Error& error) {
   // The brand that IsopodError.is() looks for.
   constexpr char kBrand[] = "isopod.error";
   napi_value brand;
-  if (node_api_symbol_for(env, kBrand, sizeof(kBrand) - 1, &brand) == napi_ok) value.Set(brand, true);
+  if (node_api_symbol_for(env, kBrand, sizeof(kBrand) - 1, &brand) == napi_ok)
+    value.Set(brand, true);
   value.Set("name", "IsopodError");
   value.Set("code", error.code != nullptr ? error.code : code_of(error.err));
   value.Set("step", error.step);
   if (error.err != 0) value.Set("errno", core::errno_name(error.err));
-  if (const std::string& path = error.target.empty() ? error.subject : error.target; !path.empty()) value.Set("path", path);
+  if (const std::string& path = error.target.empty() ? error.subject : error.target; !path.empty())
+    value.Set("path", path);
   return value;
 }
 

@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <fcntl.h>
 
-
 namespace isopod::addon {
 
 Options::Options(const Napi::CallbackInfo& info) : env_(info.Env()) {
@@ -40,22 +39,28 @@ std::string Options::text(const char* name) {
   return text;
 }
 
-std::string Options::text_or(const char* name, const char* otherwise) { return has(name) ? text(name) : otherwise; }
+std::string Options::text_or(const char* name, const char* otherwise) {
+  return has(name) ? text(name) : otherwise;
+}
 
 int64_t Options::number(const char* name) {
   const Napi::Value value = get(name);
   if (!value.IsNumber()) return refuse(name, "must be a number"), 0;
   const double number = value.As<Napi::Number>().DoubleValue();
-  if (!(number >= -9007199254740991.0 && number <= 9007199254740991.0) || number != static_cast<double>(static_cast<int64_t>(number)))
+  if (!(number >= -9007199254740991.0 && number <= 9007199254740991.0) ||
+      number != static_cast<double>(static_cast<int64_t>(number)))
     return refuse(name, "must be an integer"), 0;
   return static_cast<int64_t>(number);
 }
 
-int64_t Options::number_or(const char* name, int64_t otherwise) { return has(name) ? number(name) : otherwise; }
+int64_t Options::number_or(const char* name, int64_t otherwise) {
+  return has(name) ? number(name) : otherwise;
+}
 
 bool Options::flag_or(const char* name, bool otherwise) {
   const Napi::Value value = get(name);
-  if (!value.IsBoolean()) return value.IsUndefined() ? otherwise : (refuse(name, "must be a boolean"), otherwise);
+  if (!value.IsBoolean())
+    return value.IsUndefined() ? otherwise : (refuse(name, "must be a boolean"), otherwise);
   return value.As<Napi::Boolean>().Value();
 }
 
@@ -90,7 +95,8 @@ int Options::borrowed(const char* name) {
 UniqueFd Options::dup(const char* name, int fd) {
   if (!ok_) return UniqueFd();
   UniqueFd copy(::fcntl(fd, F_DUPFD_CLOEXEC, 3));
-  if (!copy) refuse(name, errno == EBADF ? "is not an open file descriptor" : "cannot be duplicated");
+  if (!copy)
+    refuse(name, errno == EBADF ? "is not an open file descriptor" : "cannot be duplicated");
   return copy;
 }
 
@@ -108,7 +114,8 @@ std::vector<UniqueFd> Options::duplicates(const char* name) {
   const auto array = value.As<Napi::Array>();
   for (uint32_t i = 0; ok_ && i < array.Length(); i++) {
     const Napi::Value item = array[i];
-    if (!item.IsNumber()) return refuse(name, "must be an array of file descriptors"), std::move(out);
+    if (!item.IsNumber())
+      return refuse(name, "must be an array of file descriptors"), std::move(out);
     out.push_back(dup(name, item.As<Napi::Number>().Int32Value()));
   }
   return out;
@@ -124,7 +131,8 @@ std::map<int, UniqueFd> Options::numbered_duplicates(const char* name) {
     const Napi::Value key = keys[i];
     const int number = key.ToNumber().Int32Value();
     const Napi::Value item = object.Get(key);
-    if (number < 3 || number > 1023 || !item.IsNumber()) return refuse(name, "maps a number from 3 to 1023 to a file descriptor"), std::move(out);
+    if (number < 3 || number > 1023 || !item.IsNumber())
+      return refuse(name, "maps a number from 3 to 1023 to a file descriptor"), std::move(out);
     out[number] = dup(name, item.As<Napi::Number>().Int32Value());
   }
   return out;

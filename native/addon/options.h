@@ -1,5 +1,6 @@
-// Reading the one options object of a call. A wrong type throws INVALID_ARGUMENT with the option's name; after
-// the first, readers return empty values and `ok()` is false: the caller returns without acting.
+// Reading the one options object of a call. A wrong type throws INVALID_ARGUMENT with the option's
+// name; after the first, readers return empty values and `ok()` is false: the caller returns
+// without acting.
 #pragma once
 
 #include <napi.h>

@@ -43,7 +43,8 @@ Napi::Value spawned(Napi::Env env, core::Spawned& value) {
 
 // What settles `deferred` with the core's answer; `convert` runs on JavaScript's thread.
 template <typename T>
-std::function<void(Result<T>)> settle(const Deferred& deferred, Napi::Value (*convert)(Napi::Env, T&)) {
+std::function<void(Result<T>)> settle(const Deferred& deferred,
+                                      Napi::Value (*convert)(Napi::Env, T&)) {
   return [deferred, convert](Result<T> result) {
     if (!result) return deferred.reject(result.error());
     // A std::function must be copyable; descriptors are not.
@@ -65,7 +66,8 @@ Napi::Value Launch(const Napi::CallbackInfo& info) {
   const std::string until = options.text("until");
   request.until_exec = until == "exec";
   if (options.has("initImage")) request.init_image = options.duplicate("initImage");
-  if (options.ok() && until != "exec" && until != "ready") options.refuse("until", "must be \"ready\" or \"exec\"");
+  if (options.ok() && until != "exec" && until != "ready")
+    options.refuse("until", "must be \"ready\" or \"exec\"");
   if (options.ok() && request.fds.size() > plan::kMaxFds) options.refuse("fds", "too many");
   if (!options.ok()) return info.Env().Undefined();
   const Deferred deferred(info.Env());
@@ -135,7 +137,8 @@ Napi::Value Spawn(const Napi::CallbackInfo& info) {
   if (options.has("fds")) request.fds = options.numbered_duplicates("fds");
   request.timeout_ms = options.number("timeoutMs");
   request.max_output = static_cast<size_t>(options.number_or("maxOutput", 1 << 20));
-  if (options.ok() && (request.file.empty() || request.file[0] != '/')) options.refuse("file", "must be an absolute path");
+  if (options.ok() && (request.file.empty() || request.file[0] != '/'))
+    options.refuse("file", "must be an absolute path");
   if (options.ok() && request.timeout_ms <= 0) options.refuse("timeoutMs", "must be positive");
   if (!options.ok()) return info.Env().Undefined();
   request.args.insert(request.args.begin(), request.file);
@@ -158,7 +161,8 @@ Napi::Value ResizePty(const Napi::CallbackInfo& info) {
 Napi::Value BaseNamespace(const Napi::CallbackInfo& info) {
   const Deferred deferred(info.Env());
   const auto done = settle(deferred, descriptor);
-  if (!core::run_detached([done] { done(core::base_namespace()); })) deferred.reject(failure(EAGAIN, "start thread", ""));
+  if (!core::run_detached([done] { done(core::base_namespace()); }))
+    deferred.reject(failure(EAGAIN, "start thread", ""));
   return deferred.promise();
 }
 

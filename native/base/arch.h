@@ -1,5 +1,6 @@
-// All that depends on the processor: entering the kernel, starting a child on a stack of its own, and the
-// first instructions of a program without libc. Adding an architecture touches this file only.
+// All that depends on the processor: entering the kernel, starting a child on a stack of its own,
+// and the first instructions of a program without libc. Adding an architecture touches this file
+// only.
 #pragma once
 
 #include <cstddef>
@@ -7,8 +8,8 @@
 
 namespace isopod::arch {
 
-// Result, or -errno. Touches neither errno nor any other memory of the caller, so that it is safe in a
-// CLONE_VM child, which shares its parent's thread-local storage.
+// Result, or -errno. Touches neither errno nor any other memory of the caller, so that it is safe
+// in a CLONE_VM child, which shares its parent's thread-local storage.
 #if defined(__x86_64__)
 
 constexpr uint32_t kAuditArch = 0xc000003e;  // AUDIT_ARCH_X86_64
@@ -46,13 +47,14 @@ inline long clone_call(long nr, void* args, size_t size, void (*entry)(void*), v
 }
 
 // The kernel enters with argc at the stack pointer and the stack 16-aligned.
-#define ISOPOD_ENTRY(main_function)   \
-  asm(".globl _start\n"               \
-      ".type _start, @function\n"     \
-      "_start:\n\t"                   \
-      "xor %ebp, %ebp\n\t"            \
-      "and $-16, %rsp\n\t"            \
-      "call " #main_function "\n\t"   \
+#define ISOPOD_ENTRY(main_function) \
+  asm(".globl _start\n"             \
+      ".type _start, @function\n"   \
+      "_start:\n\t"                 \
+      "xor %ebp, %ebp\n\t"          \
+      "and $-16, %rsp\n\t"          \
+      "call " #main_function        \
+      "\n\t"                        \
       "ud2\n")
 
 #elif defined(__aarch64__)
@@ -94,12 +96,13 @@ inline long clone_call(long nr, void* args, size_t size, void (*entry)(void*), v
   return reinterpret_cast<long>(x0);
 }
 
-#define ISOPOD_ENTRY(main_function)   \
-  asm(".globl _start\n"               \
-      ".type _start, %function\n"     \
-      "_start:\n\t"                   \
-      "mov x29, xzr\n\t"              \
-      "bl " #main_function "\n\t"     \
+#define ISOPOD_ENTRY(main_function) \
+  asm(".globl _start\n"             \
+      ".type _start, %function\n"   \
+      "_start:\n\t"                 \
+      "mov x29, xzr\n\t"            \
+      "bl " #main_function          \
+      "\n\t"                        \
       "brk #0\n")
 
 #else

@@ -1,6 +1,6 @@
-// The system calls of the launch path, raw: the init stub has no libc, a CLONE_VM child must not touch
-// errno, and glibc wraps few of the mount calls. All return a result or -errno and retry nothing.
-// Constants newer than the oldest headers we build with are defined here.
+// The system calls of the launch path, raw: the init stub has no libc, a CLONE_VM child must not
+// touch errno, and glibc wraps few of the mount calls. All return a result or -errno and retry
+// nothing. Constants newer than the oldest headers we build with are defined here.
 #pragma once
 
 #include <linux/close_range.h>
@@ -41,9 +41,10 @@ inline long word(T* pointer) {
   return reinterpret_cast<long>(pointer);
 }
 
-// Open flags as the kernel of every supported 64-bit architecture has them (asm/fcntl.h differs in four).
-constexpr int kRdonly = 0, kWronly = 1, kRdwr = 2, kCreat = 0100, kExcl = 0200, kNoctty = 0400, kTrunc = 01000,
-              kNonblock = 04000, kCloexec = 02000000, kPath = 010000000;
+// Open flags as the kernel of every supported 64-bit architecture has them (asm/fcntl.h differs in
+// four).
+constexpr int kRdonly = 0, kWronly = 1, kRdwr = 2, kCreat = 0100, kExcl = 0200, kNoctty = 0400,
+              kTrunc = 01000, kNonblock = 04000, kCloexec = 02000000, kPath = 010000000;
 #if defined(__aarch64__)
 constexpr int kDirectory = 040000, kNofollow = 0100000;
 #else
@@ -51,8 +52,8 @@ constexpr int kDirectory = 0200000, kNofollow = 0400000;
 #endif
 
 // MS_* propagation words, for mount_attr.propagation.
-constexpr uint64_t kMsRec = 0x4000, kMsUnbindable = 1u << 17, kMsPrivate = 1u << 18, kMsSlave = 1u << 19,
-                   kMsShared = 1u << 20;
+constexpr uint64_t kMsRec = 0x4000, kMsUnbindable = 1u << 17, kMsPrivate = 1u << 18,
+                   kMsSlave = 1u << 19, kMsShared = 1u << 20;
 
 inline long openat(int dir, const char* path, int flags, unsigned mode = 0) {
   return raw(SYS_openat, dir, word(path), flags, static_cast<long>(mode));
@@ -63,7 +64,8 @@ inline long openat2(int dir, const char* path, const open_how& how) {
 // Never retried: Linux frees the number even when it reports EINTR.
 inline long close(int fd) { return raw(SYS_close, fd); }
 inline long close_range(unsigned first, unsigned last, unsigned flags) {
-  return raw(SYS_close_range, static_cast<long>(first), static_cast<long>(last), static_cast<long>(flags));
+  return raw(SYS_close_range, static_cast<long>(first), static_cast<long>(last),
+             static_cast<long>(flags));
 }
 inline long read(int fd, void* data, size_t size) {
   return raw(SYS_read, fd, word(data), static_cast<long>(size));
@@ -72,7 +74,9 @@ inline long write(int fd, const void* data, size_t size) {
   return raw(SYS_write, fd, word(data), static_cast<long>(size));
 }
 inline long dup3(int from, int to, int flags) { return raw(SYS_dup3, from, to, flags); }
-inline long fcntl(int fd, int command, long argument) { return raw(SYS_fcntl, fd, command, argument); }
+inline long fcntl(int fd, int command, long argument) {
+  return raw(SYS_fcntl, fd, command, argument);
+}
 inline long ioctl(int fd, unsigned long request, long argument) {
   return raw(SYS_ioctl, fd, static_cast<long>(request), argument);
 }
@@ -83,7 +87,8 @@ inline long ioctl(int fd, unsigned long request, void* argument) {
 inline long open_tree(int dir, const char* path, unsigned flags) {
   return raw(SYS_open_tree, dir, word(path), static_cast<long>(flags));
 }
-inline long move_mount(int from, const char* from_path, int to, const char* to_path, unsigned flags) {
+inline long move_mount(int from, const char* from_path, int to, const char* to_path,
+                       unsigned flags) {
   return raw(SYS_move_mount, from, word(from_path), to, word(to_path), static_cast<long>(flags));
 }
 inline long fsopen(const char* type, unsigned flags) {

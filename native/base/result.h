@@ -8,11 +8,11 @@
 namespace isopod {
 
 struct Error {
-  int err = 0;             // errno; 0: `why` says it
-  const char* step = "";   // static: what was being done, e.g. "mount"
-  std::string subject;     // the object: a path, an option
-  std::string target;      // where to, if the step has two objects
-  std::string why;         // replaces strerror(err) if set
+  int err = 0;                 // errno; 0: `why` says it
+  const char* step = "";       // static: what was being done, e.g. "mount"
+  std::string subject;         // the object: a path, an option
+  std::string target;          // where to, if the step has two objects
+  std::string why;             // replaces strerror(err) if set
   const char* code = nullptr;  // errdefs word, if the errno's usual one would mislead
 };
 

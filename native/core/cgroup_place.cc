@@ -8,7 +8,8 @@
 
 namespace isopod::core {
 
-Result<CgroupPlace> cgroup_prepare(const std::string& path, const std::vector<uint8_t>& device_program) {
+Result<CgroupPlace> cgroup_prepare(const std::string& path,
+                                   const std::vector<uint8_t>& device_program) {
   CgroupPlace place;
   place.made = ::mkdir(path.c_str(), 0755) == 0;
   if (!place.made && errno != EEXIST) return failure(errno, "cgroup", path);

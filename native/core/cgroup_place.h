@@ -15,7 +15,9 @@ struct CgroupPlace {
   bool made = false;  // by us: to be removed if the launch fails
 };
 
-// mkdir if missing (the parent must exist); attaches the eBPF device program, if there is one. Undone on failure.
-Result<CgroupPlace> cgroup_prepare(const std::string& path, const std::vector<uint8_t>& device_program);
+// mkdir if missing (the parent must exist); attaches the eBPF device program, if there is one.
+// Undone on failure.
+Result<CgroupPlace> cgroup_prepare(const std::string& path,
+                                   const std::vector<uint8_t>& device_program);
 
 }  // namespace isopod::core

@@ -24,7 +24,8 @@ constexpr size_t kGuard = 4096;
 void* child_stack() {
   thread_local void* stack = nullptr;
   if (stack == nullptr) {
-    void* mapped = mmap(nullptr, kStack + kGuard, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+    void* mapped = mmap(nullptr, kStack + kGuard, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
     if (mapped == MAP_FAILED) return nullptr;
     mprotect(mapped, kGuard, PROT_NONE);
     stack = static_cast<char*>(mapped) + kGuard;
@@ -33,7 +34,8 @@ void* child_stack() {
 }
 
 long mask_signals(uint64_t mask, uint64_t* before) {
-  return arch::raw(SYS_rt_sigprocmask, 2 /* SIG_SETMASK */, sys::word(&mask), sys::word(before), sizeof(mask));
+  return arch::raw(SYS_rt_sigprocmask, 2 /* SIG_SETMASK */, sys::word(&mask), sys::word(before),
+                   sizeof(mask));
 }
 
 }  // namespace
@@ -56,8 +58,8 @@ Child clone_child(uint64_t flags, int cgroup, void (*entry)(void*), void* data) 
     arguments.flags |= CLONE_INTO_CGROUP;
     arguments.cgroup = static_cast<uint64_t>(cgroup);
   }
-  // pthread_sigmask cannot block glibc's internal signals; a raw full mask can, and must not stay: it would
-  // hang setuid() in any thread of Node for ever.
+  // pthread_sigmask cannot block glibc's internal signals; a raw full mask can, and must not stay:
+  // it would hang setuid() in any thread of Node for ever.
   uint64_t before = 0;
   mask_signals(~uint64_t{0}, &before);
   const long pid = arch::clone_call(SYS_clone3, &arguments, sizeof(arguments), entry, data);

@@ -16,23 +16,57 @@ struct Step {
   const char* step;
 };
 constexpr Step kSteps[] = {
-    {plan::kStepPlan, "plan"},           {plan::kStepCgroup, "cgroup"},       {plan::kStepClone, "clone"},
-    {plan::kStepStub, "stub"},           {plan::kStepPrologue, "prologue"},   {plan::kStepOpen, "open"},
-    {plan::kOpSetns, "setns"},           {plan::kOpUnshare, "unshare"},       {plan::kOpEnterBase, "base"},
-    {plan::kOpSuccessor, "successor"},   {plan::kOpLoopbackUp, "loopback"},   {plan::kOpHostname, "hostname"},
-    {plan::kOpDomainname, "domainname"}, {plan::kOpSetsid, "setsid"},         {plan::kOpAttachRoot, "root"},
-    {plan::kOpNewRoot, "root"},          {plan::kOpBaseTree, "base tree"},    {plan::kOpMountNew, "mount"},
-    {plan::kOpMountTree, "mount"},       {plan::kOpSetAttr, "attributes"},    {plan::kOpPropagate, "propagation"},
-    {plan::kOpMkdir, "mkdir"},           {plan::kOpSymlink, "symlink"},       {plan::kOpMknod, "mknod"},
-    {plan::kOpWriteFile, "write"},       {plan::kOpMask, "mask"},             {plan::kOpReadonly, "readonly"},
-    {plan::kOpPivot, "pivot"},           {plan::kOpCopyUp, "copy-up"},        {plan::kOpChroot, "chroot"},
-    {plan::kOpSysctl, "sysctl"},         {plan::kOpConsole, "console"},       {plan::kOpStdio, "stdio"},
-    {plan::kOpRlimit, "rlimit"},         {plan::kOpUmask, "umask"},           {plan::kOpPdeathsig, "pdeathsig"},
-    {plan::kOpNoNewPrivs, "no_new_privs"}, {plan::kOpSeccomp, "seccomp"},     {plan::kOpBounding, "bounding"},
-    {plan::kOpGroups, "groups"},         {plan::kOpIds, "ids"},               {plan::kOpCwd, "cwd"},
-    {plan::kOpCaps, "capabilities"},     {plan::kOpOomScoreAdj, "oom_score_adj"}, {plan::kOpKeyring, "keyring"},
-    {plan::kOpChownStdio, "chown stdio"}, {plan::kOpDumpable, "dumpable"},    {plan::kOpSync, "sync"},
-    {plan::kOpGate, "gate"},             {plan::kOpLookup, "exec"},           {plan::kOpExec, "exec"},
+    {plan::kStepPlan, "plan"},
+    {plan::kStepCgroup, "cgroup"},
+    {plan::kStepClone, "clone"},
+    {plan::kStepStub, "stub"},
+    {plan::kStepPrologue, "prologue"},
+    {plan::kStepOpen, "open"},
+    {plan::kOpSetns, "setns"},
+    {plan::kOpUnshare, "unshare"},
+    {plan::kOpEnterBase, "base"},
+    {plan::kOpSuccessor, "successor"},
+    {plan::kOpLoopbackUp, "loopback"},
+    {plan::kOpHostname, "hostname"},
+    {plan::kOpDomainname, "domainname"},
+    {plan::kOpSetsid, "setsid"},
+    {plan::kOpAttachRoot, "root"},
+    {plan::kOpNewRoot, "root"},
+    {plan::kOpBaseTree, "base tree"},
+    {plan::kOpMountNew, "mount"},
+    {plan::kOpMountTree, "mount"},
+    {plan::kOpSetAttr, "attributes"},
+    {plan::kOpPropagate, "propagation"},
+    {plan::kOpMkdir, "mkdir"},
+    {plan::kOpSymlink, "symlink"},
+    {plan::kOpMknod, "mknod"},
+    {plan::kOpWriteFile, "write"},
+    {plan::kOpMask, "mask"},
+    {plan::kOpReadonly, "readonly"},
+    {plan::kOpPivot, "pivot"},
+    {plan::kOpCopyUp, "copy-up"},
+    {plan::kOpChroot, "chroot"},
+    {plan::kOpSysctl, "sysctl"},
+    {plan::kOpConsole, "console"},
+    {plan::kOpStdio, "stdio"},
+    {plan::kOpRlimit, "rlimit"},
+    {plan::kOpUmask, "umask"},
+    {plan::kOpPdeathsig, "pdeathsig"},
+    {plan::kOpNoNewPrivs, "no_new_privs"},
+    {plan::kOpSeccomp, "seccomp"},
+    {plan::kOpBounding, "bounding"},
+    {plan::kOpGroups, "groups"},
+    {plan::kOpIds, "ids"},
+    {plan::kOpCwd, "cwd"},
+    {plan::kOpCaps, "capabilities"},
+    {plan::kOpOomScoreAdj, "oom_score_adj"},
+    {plan::kOpKeyring, "keyring"},
+    {plan::kOpChownStdio, "chown stdio"},
+    {plan::kOpDumpable, "dumpable"},
+    {plan::kOpSync, "sync"},
+    {plan::kOpGate, "gate"},
+    {plan::kOpLookup, "exec"},
+    {plan::kOpExec, "exec"},
     {plan::kOpPause, "pause"},
 };
 
@@ -131,7 +165,9 @@ std::string lower_first(const char* text) {
   return out;
 }
 
-std::string bounded(const char* text, size_t size) { return std::string(text, strnlen(text, size)); }
+std::string bounded(const char* text, size_t size) {
+  return std::string(text, strnlen(text, size));
+}
 
 }  // namespace
 
@@ -148,8 +184,10 @@ std::string text_of(const Error& error) {
       text = known.verb;
       break;
     }
-  if (!error.subject.empty()) text += (error.step == std::string("exec") ? ": \"" : " \"") + error.subject + '"';
-  if (!error.target.empty()) text += (error.subject.empty() ? " \"" : " at \"") + error.target + '"';
+  if (!error.subject.empty())
+    text += (error.step == std::string("exec") ? ": \"" : " \"") + error.subject + '"';
+  if (!error.target.empty())
+    text += (error.subject.empty() ? " \"" : " at \"") + error.target + '"';
   text += ": ";
   if (!error.why.empty()) return text + error.why;
   char buffer[128] = "";
@@ -170,7 +208,8 @@ Error error_of(const plan::Report& report) {
   error.target = bounded(report.target, sizeof(report.target));
   error.why = bounded(report.why, sizeof(report.why));
   // NOT_FOUND or ALREADY_EXISTS would speak to a caller of the container, not of a path inside it.
-  if (error.err == ENOENT || error.err == ENOTDIR || error.err == EEXIST) error.code = "FAILED_PRECONDITION";
+  if (error.err == ENOENT || error.err == ENOTDIR || error.err == EEXIST)
+    error.code = "FAILED_PRECONDITION";
   return error;
 }
 

@@ -16,9 +16,9 @@
 #include "core/error_text.h"
 #include "core/host.h"
 #include "core/jobs.h"
+#include "core/launcher.h"
 #include "core/memfd.h"
 #include "core/plan_check.h"
-#include "core/launcher.h"
 #include "core/poller.h"
 #include "core/process.h"
 #include "core/report.h"
@@ -29,7 +29,7 @@ namespace {
 
 using plan::Report;
 
-// --- in the child -------------------------------------------------------------------------------------
+// --- in the child ---
 
 struct ChildWork {
   int sources[plan::kFirstFd + plan::kMaxFds];
@@ -46,7 +46,8 @@ void become_stub(void* data) {
   const char* environment[] = {nullptr};
   long result = place_descriptors(work->sources, work->count, work->image);
   if (result >= 0)
-    result = sys::raw(SYS_execveat, result, sys::word(""), sys::word(arguments), sys::word(environment), AT_EMPTY_PATH);
+    result = sys::raw(SYS_execveat, result, sys::word(""), sys::word(arguments),
+                      sys::word(environment), AT_EMPTY_PATH);
   work->error = result;
   sys::exit_group(127);
 }
@@ -56,7 +57,7 @@ int null_device() {
   return fd;
 }
 
-// --- what the stub says --------------------------------------------------------------------------------
+// --- what the stub says ---
 
 struct Heard {
   enum { kNothing, kEnd, kReport } kind = kNothing;
@@ -75,7 +76,8 @@ Heard hear(int socket) {
   message.msg_controllen = sizeof(control);
   const ssize_t size = ::recvmsg(socket, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
   if (size < 0 && (errno == EAGAIN || errno == EINTR)) return heard;
-  for (cmsghdr* header = CMSG_FIRSTHDR(&message); size > 0 && header != nullptr; header = CMSG_NXTHDR(&message, header)) {
+  for (cmsghdr* header = CMSG_FIRSTHDR(&message); size > 0 && header != nullptr;
+       header = CMSG_NXTHDR(&message, header)) {
     int fd = -1;
     memcpy(&fd, CMSG_DATA(header), sizeof(fd));
     if (header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS) heard.fd.reset(fd);
@@ -85,7 +87,7 @@ Heard hear(int socket) {
   return heard;
 }
 
-// --- one launch ------------------------------------------------------------------------------------------
+// --- one launch ---
 
 class Launch : public std::enable_shared_from_this<Launch> {
  public:
@@ -94,7 +96,8 @@ class Launch : public std::enable_shared_from_this<Launch> {
 
   // On a launcher.
   void start() {
-    if (const char* why = plan::check_plan(request_.plan.data(), request_.plan.size()); why != nullptr)
+    if (const char* why = plan::check_plan(request_.plan.data(), request_.plan.size());
+        why != nullptr)
       return reject(Error{EINVAL, step_of(plan::kStepPlan), "", "", why, nullptr});
     if (!request_.cgroup.empty()) {
       Result<CgroupPlace> place = cgroup_prepare(request_.cgroup, request_.device_program);
@@ -106,7 +109,6 @@ class Launch : public std::enable_shared_from_this<Launch> {
       undo_cgroup();
       return reject(status.error());
     }
-    request_.fds.clear();
     cgroup_.reset();
     auto self = shared_from_this();
     Poller::control().post([self] {
@@ -122,7 +124,8 @@ class Launch : public std::enable_shared_from_this<Launch> {
       auto* header = reinterpret_cast<plan::Header*>(request_.plan.data());
       header->flags |= plan::kFloor;
     }
-    Result<UniqueFd> plan_file = data_file("isopod-plan", request_.plan.data(), request_.plan.size());
+    Result<UniqueFd> plan_file =
+        data_file("isopod-plan", request_.plan.data(), request_.plan.size());
     if (!plan_file) return plan_file.error();
     int pair[2];
     if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
@@ -158,10 +161,16 @@ class Launch : public std::enable_shared_from_this<Launch> {
         case plan::kReportSync:
           if (synced(heard.report.value)) return;
           break;
-        case plan::kReportFailed: return fail(error_of(heard.report));
-        case plan::kReportPty: launched_.pty = std::move(heard.fd); break;
-        case plan::kReportSuccessor: succeeded_by(static_cast<int>(heard.report.value), std::move(heard.fd)); break;
-        default: break;
+        case plan::kReportFailed:
+          return fail(error_of(heard.report));
+        case plan::kReportPty:
+          launched_.pty = std::move(heard.fd);
+          break;
+        case plan::kReportSuccessor:
+          succeeded_by(static_cast<int>(heard.report.value), std::move(heard.fd));
+          break;
+        default:
+          break;
       }
     }
   }
@@ -192,14 +201,24 @@ class Launch : public std::enable_shared_from_this<Launch> {
 
   // The first stub exits by itself; it is ours to reap, and nobody else knows of it.
   void succeeded_by(int pid, UniqueFd pidfd) {
-    auto first = std::make_shared<UniqueFd>(std::move(launched_.pidfd));
+    first_ = std::move(launched_.pidfd);
     launched_.pid = pid;
     launched_.pidfd = std::move(pidfd);
-    Poller::control().watch(first->get(), EPOLLIN, [first](uint32_t) {
-      if (!reap(first->get(), false)) return;
-      Poller::control().unwatch(first->get());
-      first->reset();
+    auto self = shared_from_this();
+    Poller::control().watch(first_.get(), EPOLLIN, [self](uint32_t) {
+      if (!reap(self->first_.get(), false)) return;
+      Poller::control().unwatch(self->first_.get());
+      self->first_.reset();
+      if (self->when_first_is_gone_) self->when_first_is_gone_();
     });
+  }
+
+  // Ends the launch once no process but the launched one is left of it.
+  void settle(std::function<void()> end) {
+    if (first_)
+      when_first_is_gone_ = std::move(end);
+    else
+      end();
   }
 
   void fail(Error error) {
@@ -219,7 +238,7 @@ class Launch : public std::enable_shared_from_this<Launch> {
     auto self = shared_from_this();
     run_job([self] {
       self->undo_cgroup();
-      self->reject(std::move(self->error_));
+      Poller::control().post([self] { self->reject(std::move(self->error_)); });
     });
   }
 
@@ -233,8 +252,22 @@ class Launch : public std::enable_shared_from_this<Launch> {
     Poller::control().unwatch(socket_.get());
     return std::move(socket_);
   }
-  void resolve() { done_(Result<Launched>(std::move(launched_))); }
-  void reject(Error error) { done_(Result<Launched>(std::move(error))); }
+  // Whatever was held for the launch is closed before the caller hears of its end.
+  void resolve() {
+    auto self = shared_from_this();
+    settle([self] {
+      self->request_ = LaunchRequest();
+      self->done_(Result<Launched>(std::move(self->launched_)));
+    });
+  }
+  void reject(Error error) {
+    request_ = LaunchRequest();
+    launched_ = Launched();
+    socket_.reset();
+    cgroup_.reset();
+    auto self = shared_from_this();
+    settle([self, error = std::move(error)] { self->done_(Result<Launched>(error)); });
+  }
 
   LaunchRequest request_;
   std::function<void(Result<Launched>)> done_;
@@ -242,6 +275,8 @@ class Launch : public std::enable_shared_from_this<Launch> {
   bool cgroup_made_ = false;
   bool executing_ = false;
   UniqueFd socket_;
+  UniqueFd first_;  // the stub that a successor has followed, until it is reaped
+  std::function<void()> when_first_is_gone_;
   Launched launched_;
   Error error_;
 };
@@ -275,15 +310,18 @@ void await_exec(UniqueFd result, std::function<void(Status)> done) {
       if (heard.kind == Heard::kReport && heard.report.type == plan::kReportFailed)
         return finish(waiter, error_of(heard.report));
       if (heard.kind == Heard::kReport) {
-        if (heard.report.type == plan::kReportSync && heard.report.value == plan::kExecuting) waiter->executing = true;
+        if (heard.report.type == plan::kReportSync && heard.report.value == plan::kExecuting)
+          waiter->executing = true;
         continue;
       }
       if (waiter->executing) return finish(waiter, Done{});
-      return finish(waiter, Error{0, "launch", "", "", "the init stub was killed before its exec", nullptr});
+      return finish(
+          waiter, Error{0, "launch", "", "", "the init stub was killed before its exec", nullptr});
     }
   };
   Poller::control().post([waiter, readable] {
-    if (!Poller::control().watch(waiter->socket.get(), EPOLLIN, readable)) waiter->done(failure(errno, "exec", ""));
+    if (!Poller::control().watch(waiter->socket.get(), EPOLLIN, readable))
+      waiter->done(failure(errno, "exec", ""));
   });
 }
 

@@ -43,7 +43,8 @@ Result<UniqueFd> on_private_tmpfs(const char* name, const void* data, size_t siz
   const long context = sys::fsopen("tmpfs", 1);
   if (context < 0) return failed(context);
   const UniqueFd configured(static_cast<int>(context));
-  if (const long error = sys::fsconfig(configured.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0); error < 0)
+  if (const long error = sys::fsconfig(configured.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0);
+      error < 0)
     return failed(error);
   const long mounted = sys::fsmount(configured.get(), 1, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV);
   if (mounted < 0) return failed(mounted);
@@ -54,7 +55,8 @@ Result<UniqueFd> on_private_tmpfs(const char* name, const void* data, size_t siz
   }
   mount_attr attributes{};
   attributes.attr_set = MOUNT_ATTR_RDONLY;
-  if (const long error = sys::mount_setattr(mount.get(), "", AT_EMPTY_PATH, attributes); error < 0) return failed(error);
+  if (const long error = sys::mount_setattr(mount.get(), "", AT_EMPTY_PATH, attributes); error < 0)
+    return failed(error);
   UniqueFd file(::openat(mount.get(), name, O_RDONLY | O_CLOEXEC));
   if (!file) return failed(-errno);
   return file;

@@ -1,5 +1,5 @@
-// check_plan(): the one place where the bounds of a plan are checked. Free of libc, so that launcher, init
-// stub, guest and fuzzer run the same code. After it has returned nullptr
+// check_plan(): the one place where the bounds of a plan are checked. Free of libc, so that
+// launcher, init stub, guest and fuzzer run the same code. After it has returned nullptr
 //   * every string ends inside the buffer, which itself ends with NUL;
 //   * every list, and every string in it, is in range and aligned; every blob has its stated size;
 //   * every slot is below kMaxSlots or, where an op allows it, kNoSlot;
@@ -14,8 +14,8 @@
 namespace isopod::plan {
 
 // Operands a, b, c, d of an op, one letter each:
-//   .  a number              s  string              o  string or none     l  list       L  list or none
-//   S  slot                  O  slot or kNoSlot     B  blob of (b) bytes  G  blob of (b) u32
+//   .  a number              s  string              o  string or none     l  list       L  list or
+//   none S  slot                  O  slot or kNoSlot     B  blob of (b) bytes  G  blob of (b) u32
 //   C  blob of one u64 or none                      P  blob of (b) bytes or none
 struct Operands {
   uint32_t op;
@@ -23,21 +23,26 @@ struct Operands {
 };
 
 constexpr Operands kOperands[] = {
-    {kOpSetns, "S..."},     {kOpUnshare, "...."},    {kOpEnterBase, "S..."}, {kOpSuccessor, "OO.."},
-    {kOpLoopbackUp, "...."}, {kOpHostname, "...."},  {kOpDomainname, "...."}, {kOpSetsid, "...."},
-    {kOpAttachRoot, "S..."}, {kOpNewRoot, "...L"},   {kOpBaseTree, "S..."},  {kOpMountNew, "sosL"},
-    {kOpMountTree, "S.s."}, {kOpSetAttr, "..s."},    {kOpPropagate, "..s."}, {kOpMkdir, "..s."},
-    {kOpSymlink, "s.s."},   {kOpMknod, "..s."},      {kOpWriteFile, "B.s."}, {kOpMask, "S.s."},
-    {kOpReadonly, "..s."},  {kOpPivot, "...."},      {kOpCopyUp, "..s."},    {kOpChroot, "..s."},
-    {kOpSysctl, "s.s."},    {kOpConsole, "...."},    {kOpStdio, "OOO."},     {kOpRlimit, "...."},
-    {kOpUmask, "...."},     {kOpPdeathsig, "...."},  {kOpNoNewPrivs, "...."}, {kOpSeccomp, "B..."},
-    {kOpBounding, "...."},  {kOpGroups, "G..."},     {kOpIds, "...."},       {kOpCwd, "..s."},
-    {kOpCaps, "CC.."},      {kOpOomScoreAdj, "...."}, {kOpKeyring, "...."},  {kOpChownStdio, "...."},
-    {kOpDumpable, "...."},  {kOpSync, "...."},       {kOpGate, "S..."},      {kOpLookup, "ll.."},
-    {kOpExec, "ll.."},      {kOpPause, "P..."},
+    {kOpSetns, "S..."},      {kOpUnshare, "...."},     {kOpEnterBase, "S..."},
+    {kOpSuccessor, "OO.."},  {kOpLoopbackUp, "...."},  {kOpHostname, "...."},
+    {kOpDomainname, "...."}, {kOpSetsid, "...."},      {kOpAttachRoot, "S..."},
+    {kOpNewRoot, "...L"},    {kOpBaseTree, "S..."},    {kOpMountNew, "sosL"},
+    {kOpMountTree, "S.s."},  {kOpSetAttr, "..s."},     {kOpPropagate, "..s."},
+    {kOpMkdir, "..s."},      {kOpSymlink, "s.s."},     {kOpMknod, "..s."},
+    {kOpWriteFile, "B.s."},  {kOpMask, "S.s."},        {kOpReadonly, "..s."},
+    {kOpPivot, "...."},      {kOpCopyUp, "..s."},      {kOpChroot, "..s."},
+    {kOpSysctl, "s.s."},     {kOpConsole, "...."},     {kOpStdio, "OOO."},
+    {kOpRlimit, "...."},     {kOpUmask, "...."},       {kOpPdeathsig, "...."},
+    {kOpNoNewPrivs, "...."}, {kOpSeccomp, "B..."},     {kOpBounding, "...."},
+    {kOpGroups, "G..."},     {kOpIds, "...."},         {kOpCwd, "..s."},
+    {kOpCaps, "CC.."},       {kOpOomScoreAdj, "...."}, {kOpKeyring, "...."},
+    {kOpChownStdio, "...."}, {kOpDumpable, "...."},    {kOpSync, "...."},
+    {kOpGate, "S..."},       {kOpLookup, "ll.."},      {kOpExec, "ll.."},
+    {kOpPause, "P..."},
 };
 
-constexpr uint32_t kCloneFlags = 0x04000000 | 0x08000000 | 0x20000000 | 0x40000000;  // UTS, IPC, PID, NET
+constexpr uint32_t kCloneFlags =
+    0x04000000 | 0x08000000 | 0x20000000 | 0x40000000;  // UTS, IPC, PID, NET
 
 // Reads a plan that has been checked.
 class View {
@@ -47,7 +52,9 @@ class View {
 
   const Header& header() const { return *at<Header>(0); }
   const Open& open(uint32_t i) const { return at<Open>(sizeof(Header))[i]; }
-  const Op& op(uint32_t i) const { return at<Op>(sizeof(Header) + sizeof(Open) * header().open_count)[i]; }
+  const Op& op(uint32_t i) const {
+    return at<Op>(sizeof(Header) + sizeof(Open) * header().open_count)[i];
+  }
   // "" for none.
   const char* string(uint32_t offset) const { return offset == 0 ? "" : at<char>(offset); }
   template <typename T>
@@ -55,7 +62,9 @@ class View {
     return offset == 0 ? nullptr : at<T>(offset);
   }
   uint32_t list_size(uint32_t offset) const { return offset == 0 ? 0 : *at<uint32_t>(offset); }
-  const char* list_item(uint32_t offset, uint32_t i) const { return string(at<uint32_t>(offset + 4)[i]); }
+  const char* list_item(uint32_t offset, uint32_t i) const {
+    return string(at<uint32_t>(offset + 4)[i]);
+  }
 
  private:
   template <typename T>
@@ -114,18 +123,29 @@ class Checker {
 
   bool operand(char kind, uint32_t value, uint32_t count) const {
     switch (kind) {
-      case 's': return value != 0 && string_or_none(value);
-      case 'o': return string_or_none(value);
-      case 'l': return value != 0 && list_or_none(value) && view_.list_size(value) > 0;
-      case 'L': return list_or_none(value);
-      case 'S': return value < kMaxSlots;
-      case 'O': return value < kMaxSlots || value == kNoSlot;
-      case 'B': return value != 0 && range(value, count);
-      case 'P': return value == 0 || range(value, count);
+      case 's':
+        return value != 0 && string_or_none(value);
+      case 'o':
+        return string_or_none(value);
+      case 'l':
+        return value != 0 && list_or_none(value) && view_.list_size(value) > 0;
+      case 'L':
+        return list_or_none(value);
+      case 'S':
+        return value < kMaxSlots;
+      case 'O':
+        return value < kMaxSlots || value == kNoSlot;
+      case 'B':
+        return value != 0 && range(value, count);
+      case 'P':
+        return value == 0 || range(value, count);
       // An empty list of groups needs no blob.
-      case 'G': return (value == 0 && count == 0) || (value != 0 && range(value, uint64_t{4} * count));
-      case 'C': return value == 0 || range(value, 8);
-      default: return true;
+      case 'G':
+        return (value == 0 && count == 0) || (value != 0 && range(value, uint64_t{4} * count));
+      case 'C':
+        return value == 0 || range(value, 8);
+      default:
+        return true;
     }
   }
 
@@ -151,6 +171,8 @@ class Checker {
 };
 
 // nullptr, or what is wrong with the plan. `bytes` must be 8-aligned.
-inline const char* check_plan(const uint8_t* bytes, size_t size) { return Checker(bytes, size).check(); }
+inline const char* check_plan(const uint8_t* bytes, size_t size) {
+  return Checker(bytes, size).check();
+}
 
 }  // namespace isopod::plan

@@ -1,6 +1,6 @@
 // An epoll loop on a thread of its own: descriptors, timers and tasks posted from other threads.
-// Everything but post() is for its own thread only. A callback must tolerate an event that no longer holds:
-// descriptors it watches are read without blocking.
+// Everything but post() is for its own thread only. A callback must tolerate an event that no
+// longer holds: descriptors it watches are read without blocking.
 #pragma once
 
 #include <cstdint>
@@ -21,8 +21,8 @@ class Poller {
   using Handler = std::function<void(uint32_t events)>;
   using Timer = std::pair<int64_t, uint64_t>;  // due, sequence
 
-  // Started at the first call, never destroyed. Sync sockets, pidfds and their timers; container output has a
-  // thread of its own (pump.h), so that a slow disk under a log delays no exit.
+  // Started at the first call, never destroyed. Sync sockets, pidfds and their timers; container
+  // output has a thread of its own (pump.h), so that a slow disk under a log delays no exit.
   static Poller& control();
 
   // From any thread; tasks run in order.

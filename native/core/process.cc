@@ -23,17 +23,22 @@ constexpr int kLostStatus = 255;                   // nobody can say how it ende
 constexpr int64_t kRecordWaitMs = 1000;
 constexpr int64_t kRecordRetryMs = 20;
 
-int status_of(const siginfo_t& info) { return info.si_code == CLD_EXITED ? info.si_status : 128 + info.si_status; }
+int status_of(const siginfo_t& info) {
+  return info.si_code == CLD_EXITED ? info.si_status : 128 + info.si_status;
+}
 
 // {"status":N,"exitedAt":"ns"}, complete at its name or not there at all. False with errno.
 bool write_record(const std::string& path, const Exit& exit) {
   char line[96];
-  const int size = snprintf(line, sizeof(line), "{\"status\":%d,\"exitedAt\":\"%" PRId64 "\"}\n", exit.status, exit.exited_at);
+  const int size = snprintf(line, sizeof(line), "{\"status\":%d,\"exitedAt\":\"%" PRId64 "\"}\n",
+                            exit.status, exit.exited_at);
   const std::string temporary = path + ".tmp";
   {
-    const UniqueFd fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600));
+    const UniqueFd fd(
+        ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600));
     if (!fd) return false;
-    if (::write(fd.get(), line, static_cast<size_t>(size)) != size) return ::unlink(temporary.c_str()), errno = EIO, false;
+    if (::write(fd.get(), line, static_cast<size_t>(size)) != size)
+      return ::unlink(temporary.c_str()), errno = EIO, false;
   }
   return ::rename(temporary.c_str(), path.c_str()) == 0;
 }
@@ -41,14 +46,16 @@ bool write_record(const std::string& path, const Exit& exit) {
 bool read_record(const std::string& path, Exit& exit) {
   FILE* file = ::fopen(path.c_str(), "re");
   if (file == nullptr) return false;
-  const bool good = ::fscanf(file, "{\"status\":%d,\"exitedAt\":\"%" SCNd64 "\"}", &exit.status, &exit.exited_at) == 2;
+  const bool good = ::fscanf(file, "{\"status\":%d,\"exitedAt\":\"%" SCNd64 "\"}", &exit.status,
+                             &exit.exited_at) == 2;
   ::fclose(file);
   return good;
 }
 
 class Waiter : public std::enable_shared_from_this<Waiter> {
  public:
-  Waiter(ExitWait wait, std::function<void(Result<Exit>)> done) : wait_(std::move(wait)), done_(std::move(done)) {}
+  Waiter(ExitWait wait, std::function<void(Result<Exit>)> done)
+      : wait_(std::move(wait)), done_(std::move(done)) {}
 
   void begin() {
     auto self = shared_from_this();
@@ -59,27 +66,35 @@ class Waiter : public std::enable_shared_from_this<Waiter> {
  private:
   void ended() {
     siginfo_t info{};
-    int got = wait_.child ? ::waitid(kPidfd, static_cast<id_t>(wait_.pidfd.get()), &info, WEXITED | WNOHANG | WNOWAIT | __WALL) : -1;
+    int got = wait_.child ? ::waitid(kPidfd, static_cast<id_t>(wait_.pidfd.get()), &info,
+                                     WEXITED | WNOHANG | WNOWAIT | __WALL)
+                          : -1;
     if (got == 0 && info.si_pid == 0) return;  // not yet
     Poller::control().unwatch(wait_.pidfd.get());
     deadline_ = now_ms() + kRecordWaitMs;
     // ECHILD: not ours to reap. The monitor writes the record.
     if (got < 0) return read_back();
     const Exit exit{status_of(info), wall_ns()};
-    // A record that cannot be written must not leave a zombie: the caller gets the status all the same.
+    // A record that cannot be written must not leave a zombie: the caller gets the status all the
+    // same.
     if (!wait_.record.empty() && !write_record(wait_.record, exit)) {
       const Error error = failure(errno, "record", wait_.record);
       reap(wait_.pidfd.get(), true);
-      return done_(error);
+      return finish(error);
     }
     reap(wait_.pidfd.get(), true);
-    done_(exit);
+    finish(exit);
+  }
+
+  void finish(Result<Exit> result) {
+    wait_.pidfd.reset();
+    done_(std::move(result));
   }
 
   void read_back() {
     Exit exit;
-    if (!wait_.record.empty() && read_record(wait_.record, exit)) return done_(exit);
-    if (wait_.record.empty() || now_ms() >= deadline_) return done_(Exit{kLostStatus, wall_ns()});
+    if (!wait_.record.empty() && read_record(wait_.record, exit)) return finish(exit);
+    if (wait_.record.empty() || now_ms() >= deadline_) return finish(Exit{kLostStatus, wall_ns()});
     auto self = shared_from_this();
     Poller::control().after(kRecordRetryMs, [self] { self->read_back(); });
   }

@@ -28,8 +28,8 @@ int send_signal(int pidfd, int signal);
 // -1 with errno.
 int pidfd_open(int pid);
 
-// R2: the record is written before the reap, so whoever survives us knows how it ended: until then the kernel
-// remembers, from then on the file does. `done` is called on the control poller.
+// R2: the record is written before the reap, so whoever survives us knows how it ended: until then
+// the kernel remembers, from then on the file does. `done` is called on the control poller.
 void await_exit(ExitWait wait, std::function<void(Result<Exit>)> done);
 
 }  // namespace isopod::core

@@ -5,8 +5,9 @@
 //   3         the plan, a memfd
 //   4         sync: its end of a SOCK_SEQPACKET pair
 //   5 ...     LaunchOptions.fds
-// It sends Reports, each one packet. kReportSync wants one byte back (the go) except at READY, which is only
-// told. End of file without a failure means that the final exec succeeded: the socket is close-on-exec.
+// It sends Reports, each one packet. kReportSync wants one byte back (the go) except at READY,
+// which is only told. End of file without a failure means that the final exec succeeded: the socket
+// is close-on-exec.
 #pragma once
 
 #include <cstddef>

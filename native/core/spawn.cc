@@ -19,7 +19,7 @@ namespace {
 
 constexpr size_t kMaxFds = 64;
 
-// --- in the child ----------------------------------------------------------------------------------------
+// --- in the child ---
 
 struct ChildWork {
   const char* file;
@@ -46,10 +46,12 @@ long place(ChildWork& work) {
     work.fds[i].source = static_cast<int>(high);
   }
   if (const long error = place_descriptors(work.stdio, 3, -1); error < -1) return error;
-  // Whatever Node or one of its libraries left inheritable stays here; only what was asked for is given.
+  // Whatever Node or one of its libraries left inheritable stays here; only what was asked for is
+  // given.
   if (const long error = sys::close_range(3, ~0u, CLOSE_RANGE_CLOEXEC); error < 0) return error;
   for (size_t i = 0; i < work.fd_count; i++)
-    if (const long error = sys::dup3(work.fds[i].source, work.fds[i].number, 0); error < 0) return error;
+    if (const long error = sys::dup3(work.fds[i].source, work.fds[i].number, 0); error < 0)
+      return error;
   return 0;
 }
 
@@ -60,7 +62,8 @@ void become_program(void* data) {
   if (error >= 0) error = place(*work);
   if (error >= 0) {
     reset_signals();
-    error = sys::raw(SYS_execve, sys::word(work->file), sys::word(work->arguments), sys::word(work->environment));
+    error = sys::raw(SYS_execve, sys::word(work->file), sys::word(work->arguments),
+                     sys::word(work->environment));
   }
   work->error = error;
   sys::exit_group(127);
@@ -73,7 +76,7 @@ std::vector<const char*> pointers(const std::vector<std::string>& strings) {
   return out;
 }
 
-// --- one run ---------------------------------------------------------------------------------------------
+// --- one run ---
 
 class Run : public std::enable_shared_from_this<Run> {
  public:
@@ -84,7 +87,8 @@ class Run : public std::enable_shared_from_this<Run> {
   void start() {
     UniqueFd theirs[3];
     if (Status status = pipes(theirs); !status) return done_(status.error());
-    const std::vector<const char*> arguments = pointers(request_.args), environment = pointers(request_.env);
+    const std::vector<const char*> arguments = pointers(request_.args),
+                                   environment = pointers(request_.env);
     ChildWork work{};
     work.file = request_.file.c_str();
     work.arguments = arguments.data();
@@ -130,7 +134,8 @@ class Run : public std::enable_shared_from_this<Run> {
   void listen() {
     Poller& poller = Poller::control();
     auto self = shared_from_this();
-    for (int i = 0; i < 2; i++) poller.watch(output_[i].get(), EPOLLIN, [self, i](uint32_t) { self->drain(i); });
+    for (int i = 0; i < 2; i++)
+      poller.watch(output_[i].get(), EPOLLIN, [self, i](uint32_t) { self->drain(i); });
     if (input_) poller.watch(input_.get(), EPOLLOUT, [self](uint32_t) { self->feed(); });
     poller.watch(pidfd_.get(), EPOLLIN, [self](uint32_t) { self->ended(); });
     deadline_ = poller.after(request_.timeout_ms, [self] {
@@ -142,7 +147,8 @@ class Run : public std::enable_shared_from_this<Run> {
 
   void feed() {
     while (written_ < request_.input.size()) {
-      const ssize_t n = ::write(input_.get(), request_.input.data() + written_, request_.input.size() - written_);
+      const ssize_t n =
+          ::write(input_.get(), request_.input.data() + written_, request_.input.size() - written_);
       if (n < 0 && errno == EINTR) continue;
       if (n < 0 && errno == EAGAIN) return;
       if (n < 0) break;  // it does not read on: not our failure
@@ -172,7 +178,9 @@ class Run : public std::enable_shared_from_this<Run> {
 
   void ended() {
     siginfo_t info{};
-    if (::waitid(static_cast<idtype_t>(3), static_cast<id_t>(pidfd_.get()), &info, WEXITED | WNOHANG | __WALL) == 0 && info.si_pid == 0)
+    if (::waitid(static_cast<idtype_t>(3), static_cast<id_t>(pidfd_.get()), &info,
+                 WEXITED | WNOHANG | __WALL) == 0 &&
+        info.si_pid == 0)
       return;
     result_.status = info.si_code == CLD_EXITED ? info.si_status : 128 + info.si_status;
     Poller::control().cancel(deadline_);

@@ -31,9 +31,9 @@ struct Spawned {
   std::string err;
 };
 
-// The child leads a process group of its own, which gets SIGKILL at the deadline. Resolves when the program
-// itself has ended: what it left running keeps running (a shim's `start` leaves its server), and output that
-// arrives later is not waited for.
+// The child leads a process group of its own, which gets SIGKILL at the deadline. Resolves when the
+// program itself has ended: what it left running keeps running (a shim's `start` leaves its
+// server), and output that arrives later is not waited for.
 void spawn(SpawnRequest request, std::function<void(Result<Spawned>)> done);
 
 }  // namespace isopod::core

@@ -30,7 +30,8 @@ bool has_slash(const char* text) {
 const char* path_variable(uint32_t environment) {
   for (uint32_t i = 0; i < stub.plan.list_size(environment); i++) {
     const char* entry = stub.plan.list_item(environment, i);
-    if (entry[0] == 'P' && entry[1] == 'A' && entry[2] == 'T' && entry[3] == 'H' && entry[4] == '=') return entry + 5;
+    if (entry[0] == 'P' && entry[1] == 'A' && entry[2] == 'T' && entry[3] == 'H' && entry[4] == '=')
+      return entry + 5;
   }
   return kDefaultPath;
 }
@@ -48,7 +49,8 @@ long search(const char* name, const char* path) {
     if (*path == ':') path++;
     candidate[n] = 0;
     if (n == 0) append(candidate, sizeof(candidate), ".");
-    if (!append(candidate, sizeof(candidate), "/") || !append(candidate, sizeof(candidate), name)) continue;
+    if (!append(candidate, sizeof(candidate), "/") || !append(candidate, sizeof(candidate), name))
+      continue;
     const long found = executable(candidate);
     if (found >= 0) {
       stub.executable[0] = 0;
@@ -64,7 +66,8 @@ long search(const char* name, const char* path) {
 const char** vector_of(uint32_t list) {
   const uint32_t count = stub.plan.list_size(list);
   auto** vector = static_cast<const char**>(pages((size_t{count} + 1) * sizeof(char*)));
-  for (uint32_t i = 0; vector != nullptr && i < count; i++) vector[i] = stub.plan.list_item(list, i);
+  for (uint32_t i = 0; vector != nullptr && i < count; i++)
+    vector[i] = stub.plan.list_item(list, i);
   return vector;
 }
 
@@ -89,8 +92,8 @@ long op_lookup(const Op& op) {
   return outcome;
 }
 
-// CVE-2024-21626, CVE-2016-9962: everything is closed, not only marked close-on-exec, but the socket that
-// tells how the exec ended; that one is close-on-exec and leads to nothing.
+// CVE-2024-21626, CVE-2016-9962: everything is closed, not only marked close-on-exec, but the
+// socket that tells how the exec ended; that one is close-on-exec and leads to nothing.
 long prepare_exec(const Op& op) {
   if (stub.arguments != nullptr) return 0;
   if (stub.executable[0] == 0) {
@@ -111,7 +114,8 @@ long op_exec(const Op& op) {
   const long error = prepare_exec(op);
   // A launcher that is gone (EPIPE) does not keep a container that it released from starting.
   if (error < 0 && stub.arguments == nullptr) return error;
-  return sys::raw(SYS_execve, sys::word(stub.executable), sys::word(stub.arguments), sys::word(stub.environment));
+  return sys::raw(SYS_execve, sys::word(stub.executable), sys::word(stub.arguments),
+                  sys::word(stub.environment));
 }
 
 }  // namespace isopod::init

@@ -25,11 +25,13 @@ long op_bounding(const Op& op) {
 }
 
 long op_groups(const Op& op) {
-  return sys::raw(SYS_setgroups, static_cast<long>(op.b), sys::word(stub.plan.blob<uint32_t>(op.a)));
+  return sys::raw(SYS_setgroups, static_cast<long>(op.b),
+                  sys::word(stub.plan.blob<uint32_t>(op.a)));
 }
 
-// KEEPCAPS lets kOpCaps choose what survives the change; execve clears the flag itself. The kernel drops the
-// effective set on a change away from uid 0, so it is raised again from the permitted one for the ops between.
+// KEEPCAPS lets kOpCaps choose what survives the change; execve clears the flag itself. The kernel
+// drops the effective set on a change away from uid 0, so it is raised again from the permitted one
+// for the ops between.
 long op_ids(const Op& op) {
   if (const long error = sys::prctl(PR_SET_KEEPCAPS, 1); error < 0) return error;
   const long uid = static_cast<long>(op.a), gid = static_cast<long>(op.b);
@@ -37,10 +39,13 @@ long op_ids(const Op& op) {
   if (const long error = sys::raw(SYS_setresuid, uid, uid, uid); error < 0) return error;
   __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
   __user_cap_data_struct data[2]{};
-  if (const long error = sys::raw(SYS_capget, sys::word(&header), sys::word(data)); error < 0) return error;
+  if (const long error = sys::raw(SYS_capget, sys::word(&header), sys::word(data)); error < 0)
+    return error;
   for (auto& half : data) half.effective = half.permitted;
-  if (const long error = sys::raw(SYS_capset, sys::word(&header), sys::word(data)); error < 0) return error;
-  // setresuid has made us dumpable according to fs.suid_dumpable: not before the exec (CVE-2016-9962).
+  if (const long error = sys::raw(SYS_capset, sys::word(&header), sys::word(data)); error < 0)
+    return error;
+  // setresuid has made us dumpable according to fs.suid_dumpable: not before the exec
+  // (CVE-2016-9962).
   return sys::prctl(PR_SET_DUMPABLE, 0);
 }
 
@@ -56,20 +61,25 @@ long op_caps(const Op& op) {
     data[half].permitted = static_cast<uint32_t>(sets[1] >> (32 * half));
     data[half].inheritable = static_cast<uint32_t>(sets[2] >> (32 * half));
   }
-  if (const long error = sys::raw(SYS_capset, sys::word(&header), sys::word(data)); error < 0) return error;
-  if (const long error = sys::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL); error < 0) return error;
+  if (const long error = sys::raw(SYS_capset, sys::word(&header), sys::word(data)); error < 0)
+    return error;
+  if (const long error = sys::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL); error < 0)
+    return error;
   for (int capability = 0; ambient != nullptr && capability < kCapabilities; capability++) {
     if (!has(*ambient, capability)) continue;
-    if (const long error = sys::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability); error < 0) return error;
+    if (const long error = sys::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability); error < 0)
+      return error;
   }
   return 0;
 }
 
-// CVE-2024-21626: the directory is reached from the root without magic links, so /proc/self/fd/N leads
-// nowhere, and the kernel is asked afterwards whether it lies inside ("(unreachable)" does not begin with /).
+// CVE-2024-21626: the directory is reached from the root without magic links, so /proc/self/fd/N
+// leads nowhere, and the kernel is asked afterwards whether it lies inside ("(unreachable)" does
+// not begin with /).
 long op_cwd(const Op& op) {
   const char* path = stub.plan.string(op.c);
-  const long fd = (op.a & 1) != 0 ? make_directories(path, 0755, 0, 0) : resolve(path, sys::kPath | sys::kDirectory);
+  const long fd = (op.a & 1) != 0 ? make_directories(path, 0755, 0, 0)
+                                  : resolve(path, sys::kPath | sys::kDirectory);
   if (fd < 0) return fd;
   long error = sys::fchdir(static_cast<int>(fd));
   sys::close(static_cast<int>(fd));

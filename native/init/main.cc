@@ -1,4 +1,5 @@
-// Reads the plan, performs its opens, then its ops, in order. The first failure is reported and ends us.
+// Reads the plan, performs its opens, then its ops, in order. The first failure is reported and
+// ends us.
 #include <linux/prctl.h>
 
 #include "init/stub.h"
@@ -25,8 +26,10 @@ const char* target_of(const Op& op) {
     case plan::kOpCopyUp:
     case plan::kOpChroot:
     case plan::kOpSysctl:
-    case plan::kOpCwd: return string(op.c);
-    default: return "";
+    case plan::kOpCwd:
+      return string(op.c);
+    default:
+      return "";
   }
 }
 
@@ -61,7 +64,8 @@ long map_plan() {
   struct statx stat {};
   if (const long error = stat_fd(plan::kPlanFd, stat); error < 0) return error;
   constexpr long kProtRead = 1, kPrivate = 2, kPopulate = 0x8000;
-  const long address = sys::raw(SYS_mmap, 0, static_cast<long>(stat.stx_size), kProtRead, kPrivate | kPopulate, plan::kPlanFd, 0);
+  const long address = sys::raw(SYS_mmap, 0, static_cast<long>(stat.stx_size), kProtRead,
+                                kPrivate | kPopulate, plan::kPlanFd, 0);
   if (address < 0) return address;
   const auto* bytes = reinterpret_cast<const uint8_t*>(address);
   if (plan::check_plan(bytes, stat.stx_size) != nullptr) return -kEinval;
@@ -76,55 +80,101 @@ long unshare(const Op& op) {
 
 long perform(uint32_t index, const Op& op) {
   switch (op.op) {
-    case plan::kOpSetns: return op_setns(op);
-    case plan::kOpUnshare: return unshare(op);
-    case plan::kOpEnterBase: return op_enter_base(op);
-    case plan::kOpSuccessor: return op_successor(op);
-    case plan::kOpLoopbackUp: return op_loopback_up();
-    case plan::kOpHostname: return op_hostname(op, SYS_sethostname);
-    case plan::kOpDomainname: return op_hostname(op, SYS_setdomainname);
-    case plan::kOpSetsid: return sys::raw(SYS_setsid);
-    case plan::kOpAttachRoot: return op_attach_root(op);
-    case plan::kOpNewRoot: return op_new_root(op);
-    case plan::kOpBaseTree: return op_base_tree(op);
-    case plan::kOpMountNew: return op_mount_new(op);
-    case plan::kOpMountTree: return op_mount_tree(op);
-    case plan::kOpSetAttr: return op_set_attr(op);
-    case plan::kOpPropagate: return op_propagate(op);
-    case plan::kOpMkdir: return op_mkdir(op);
-    case plan::kOpSymlink: return op_symlink(op);
-    case plan::kOpMknod: return op_mknod(op);
-    case plan::kOpWriteFile: return op_write_file(op);
-    case plan::kOpMask: return op_mask(op);
-    case plan::kOpReadonly: return op_readonly(op);
-    case plan::kOpPivot: return op_pivot();
-    case plan::kOpCopyUp: return op_copy_up(op);
-    case plan::kOpChroot: return op_chroot(op);
-    case plan::kOpSysctl: return op_sysctl(op);
-    case plan::kOpConsole: return op_console(op);
-    case plan::kOpStdio: return op_stdio(op);
-    case plan::kOpRlimit: return op_rlimit(op);
+    case plan::kOpSetns:
+      return op_setns(op);
+    case plan::kOpUnshare:
+      return unshare(op);
+    case plan::kOpEnterBase:
+      return op_enter_base(op);
+    case plan::kOpSuccessor:
+      return op_successor(op);
+    case plan::kOpLoopbackUp:
+      return op_loopback_up();
+    case plan::kOpHostname:
+      return op_hostname(op, SYS_sethostname);
+    case plan::kOpDomainname:
+      return op_hostname(op, SYS_setdomainname);
+    case plan::kOpSetsid:
+      return sys::raw(SYS_setsid);
+    case plan::kOpAttachRoot:
+      return op_attach_root(op);
+    case plan::kOpNewRoot:
+      return op_new_root(op);
+    case plan::kOpBaseTree:
+      return op_base_tree(op);
+    case plan::kOpMountNew:
+      return op_mount_new(op);
+    case plan::kOpMountTree:
+      return op_mount_tree(op);
+    case plan::kOpSetAttr:
+      return op_set_attr(op);
+    case plan::kOpPropagate:
+      return op_propagate(op);
+    case plan::kOpMkdir:
+      return op_mkdir(op);
+    case plan::kOpSymlink:
+      return op_symlink(op);
+    case plan::kOpMknod:
+      return op_mknod(op);
+    case plan::kOpWriteFile:
+      return op_write_file(op);
+    case plan::kOpMask:
+      return op_mask(op);
+    case plan::kOpReadonly:
+      return op_readonly(op);
+    case plan::kOpPivot:
+      return op_pivot();
+    case plan::kOpCopyUp:
+      return op_copy_up(op);
+    case plan::kOpChroot:
+      return op_chroot(op);
+    case plan::kOpSysctl:
+      return op_sysctl(op);
+    case plan::kOpConsole:
+      return op_console(op);
+    case plan::kOpStdio:
+      return op_stdio(op);
+    case plan::kOpRlimit:
+      return op_rlimit(op);
     case plan::kOpUmask:
       stub.umask_set = true;
       return sys::raw(SYS_umask, static_cast<long>(op.a));
-    case plan::kOpPdeathsig: return op_pdeathsig(op);
-    case plan::kOpNoNewPrivs: return sys::prctl(PR_SET_NO_NEW_PRIVS, 1);
-    case plan::kOpSeccomp: return op_seccomp(op, stub.plan.op(index + 1));  // never the last op
-    case plan::kOpBounding: return op_bounding(op);
-    case plan::kOpGroups: return op_groups(op);
-    case plan::kOpIds: return op_ids(op);
-    case plan::kOpCwd: return op_cwd(op);
-    case plan::kOpCaps: return op_caps(op);
-    case plan::kOpOomScoreAdj: return set_oom_score_adj(static_cast<int32_t>(op.a));
-    case plan::kOpKeyring: return op_keyring(op);
-    case plan::kOpChownStdio: return op_chown_stdio(op);
-    case plan::kOpDumpable: return sys::prctl(PR_SET_DUMPABLE, static_cast<long>(op.a));
-    case plan::kOpSync: return sync_point(op.a);
-    case plan::kOpGate: return op_gate(op);
-    case plan::kOpLookup: return op_lookup(op);
-    case plan::kOpExec: return op_exec(op);
-    case plan::kOpPause: op_pause(index, op);
-    default: return -kEinval;
+    case plan::kOpPdeathsig:
+      return op_pdeathsig(op);
+    case plan::kOpNoNewPrivs:
+      return sys::prctl(PR_SET_NO_NEW_PRIVS, 1);
+    case plan::kOpSeccomp:
+      return op_seccomp(op, stub.plan.op(index + 1));  // never the last op
+    case plan::kOpBounding:
+      return op_bounding(op);
+    case plan::kOpGroups:
+      return op_groups(op);
+    case plan::kOpIds:
+      return op_ids(op);
+    case plan::kOpCwd:
+      return op_cwd(op);
+    case plan::kOpCaps:
+      return op_caps(op);
+    case plan::kOpOomScoreAdj:
+      return set_oom_score_adj(static_cast<int32_t>(op.a));
+    case plan::kOpKeyring:
+      return op_keyring(op);
+    case plan::kOpChownStdio:
+      return op_chown_stdio(op);
+    case plan::kOpDumpable:
+      return sys::prctl(PR_SET_DUMPABLE, static_cast<long>(op.a));
+    case plan::kOpSync:
+      return sync_point(op.a);
+    case plan::kOpGate:
+      return op_gate(op);
+    case plan::kOpLookup:
+      return op_lookup(op);
+    case plan::kOpExec:
+      return op_exec(op);
+    case plan::kOpPause:
+      op_pause(index, op);
+    default:
+      return -kEinval;
   }
 }
 

@@ -1,5 +1,6 @@
-// Masked and read-only paths. Both work on the O_PATH descriptor of what the path is *now*; what covers a
-// file is the host's /dev/null, opened before the container's tree was in sight (CVE-2025-31133).
+// Masked and read-only paths. Both work on the O_PATH descriptor of what the path is *now*; what
+// covers a file is the host's /dev/null, opened before the container's tree was in sight
+// (CVE-2025-31133).
 #include "init/stub.h"
 
 namespace isopod::init {
@@ -11,11 +12,12 @@ constexpr unsigned kByDescriptor = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_
 
 bool absent(long error) { return error == -kEnoent || error == -kEnotdir; }
 
-// Covers `target` with `source`: the first time by the detached mount itself, later by clones of it, which
-// the kernel allows once it is attached in our namespace.
+// Covers `target` with `source`: the first time by the detached mount itself, later by clones of
+// it, which the kernel allows once it is attached in our namespace.
 long cover(int source, bool attached, int target) {
   if (!attached) return sys::move_mount(source, "", target, "", kByDescriptor);
-  const long clone = sys::open_tree(source, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH);
+  const long clone =
+      sys::open_tree(source, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH);
   if (clone < 0) return clone;
   const long error = sys::move_mount(static_cast<int>(clone), "", target, "", kByDescriptor);
   sys::close(static_cast<int>(clone));
@@ -24,7 +26,8 @@ long cover(int source, bool attached, int target) {
 
 // An empty tmpfs in which nothing can be made; one superblock for all masks.
 long empty_directory() {
-  constexpr unsigned kAttributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
+  constexpr unsigned kAttributes =
+      MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
   const long context = sys::fsopen("tmpfs", 1 /* FSOPEN_CLOEXEC */);
   if (context < 0) return context;
   const int fd = static_cast<int>(context);
@@ -72,7 +75,8 @@ long op_readonly(const Op& op) {
   const long target = resolve(stub.plan.string(op.c), sys::kPath);
   if (target < 0) return absent(target) ? 0 : target;
   const int fd = static_cast<int>(target);
-  const long clone = sys::open_tree(fd, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH | unsigned{AT_RECURSIVE});
+  const long clone = sys::open_tree(
+      fd, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH | unsigned{AT_RECURSIVE});
   long error = clone;
   if (clone >= 0) {
     error = set_attributes(static_cast<int>(clone), MOUNT_ATTR_RDONLY, 0, 0, true);

@@ -70,7 +70,8 @@ bool append_number(char* buffer, size_t size, int64_t value) {
 
 void* pages(size_t size) {
   constexpr long kProtReadWrite = 3, kPrivateAnonymous = 0x22;
-  const long result = sys::raw(SYS_mmap, 0, static_cast<long>(size), kProtReadWrite, kPrivateAnonymous, -1, 0);
+  const long result =
+      sys::raw(SYS_mmap, 0, static_cast<long>(size), kProtReadWrite, kPrivateAnonymous, -1, 0);
   return result < 0 ? nullptr : reinterpret_cast<void*>(result);
 }
 

@@ -1,6 +1,7 @@
 // Mounts by descriptor only: fsopen/fsconfig/fsmount or a detached clone, its attributes and its
-// private/slave word set while nobody can see it, then move_mount onto an O_PATH destination. A path string
-// never meets a mount call, so a destination cannot be swapped between check and use (CVE-2021-30465).
+// private/slave word set while nobody can see it, then move_mount onto an O_PATH destination. A
+// path string never meets a mount call, so a destination cannot be swapped between check and use
+// (CVE-2021-30465).
 #include "init/stub.h"
 
 namespace isopod::init {
@@ -17,7 +18,8 @@ bool is_directory(int fd) {
   return stat_fd(fd, stat) >= 0 && (stat.stx_mode & kType) == kDirectory;
 }
 
-// The destination of a mount; a missing one is made: a directory, or an empty file for what is none.
+// The destination of a mount; a missing one is made: a directory, or an empty file for what is
+// none.
 long destination(const char* path, bool directory, uint64_t extra) {
   const long fd = resolve(path, sys::kPath, extra);
   if (fd != -kEnoent) return fd;
@@ -34,8 +36,9 @@ long destination(const char* path, bool directory, uint64_t extra) {
   sys::close(static_cast<int>(made));
   const long directory_fd = resolve_parent(path, name);
   if (directory_fd < 0) return directory_fd;
-  const long file = sys::openat(static_cast<int>(directory_fd), name,
-                                sys::kWronly | sys::kCreat | sys::kExcl | sys::kNofollow | sys::kCloexec, 0644);
+  const long file =
+      sys::openat(static_cast<int>(directory_fd), name,
+                  sys::kWronly | sys::kCreat | sys::kExcl | sys::kNofollow | sys::kCloexec, 0644);
   sys::close(static_cast<int>(directory_fd));
   if (file < 0 && file != -kEexist) return file;
   if (file >= 0) sys::close(static_cast<int>(file));
@@ -51,6 +54,23 @@ long dress(int fd, uint64_t set, uint64_t clear, bool deep, uint64_t propagation
   }
   if (propagation == 0) return 0;
   return set_attributes(fd, 0, 0, propagation & ~sys::kMsRec, (propagation & sys::kMsRec) != 0);
+}
+
+bool has_option(uint32_t list, const char* prefix) {
+  for (uint32_t i = 0; i < stub.plan.list_size(list); i++) {
+    const char* option = stub.plan.list_item(list, i);
+    size_t n = 0;
+    while (prefix[n] != 0 && option[n] == prefix[n]) n++;
+    if (prefix[n] == 0) return true;
+  }
+  return false;
+}
+
+// A tmpfs whose mode nobody gave takes that of the directory it covers, as runc's and crun's do.
+long take_mode(int mount, int covered) {
+  struct statx stat {};
+  if (const long error = stat_fd(covered, stat); error < 0) return error;
+  return sys::raw(SYS_fchmodat, mount, sys::word("."), stat.stx_mode & 07777u);
 }
 
 // Attaches `fd` over the base's /root and makes it "the root".
@@ -121,7 +141,8 @@ long op_new_root(const Op& op) {
 
 long op_base_tree(const Op& op) {
   const unsigned recursive = (op.b & 1) != 0 ? unsigned{AT_RECURSIVE} : 0;
-  const long fd = sys::open_tree(AT_FDCWD, stub.plan.string(op.subject), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | recursive);
+  const long fd = sys::open_tree(AT_FDCWD, stub.plan.string(op.subject),
+                                 OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | recursive);
   if (fd < 0) return fd;
   close_fd(stub.slots[op.a]);
   stub.slots[op.a] = static_cast<int>(fd);
@@ -131,7 +152,8 @@ long op_base_tree(const Op& op) {
 long op_mount_new(const Op& op) {
   const char* type = stub.plan.string(op.a);
   const char* path = stub.plan.string(op.c);
-  // CVE-2019-19921 and its kin: an image whose /proc is a link or a file gets no procfs somewhere else.
+  // CVE-2019-19921 and its kin: an image whose /proc is a link or a file gets no procfs somewhere
+  // else.
   const bool strict = equal(type, "proc") || equal(type, "sysfs");
   if (equal(type, "cgroup")) type = "cgroup2";
   const long target = destination(path, true, strict ? uint64_t{RESOLVE_NO_SYMLINKS} : 0);
@@ -146,6 +168,8 @@ long op_mount_new(const Op& op) {
   const long fd = new_filesystem(type, stub.plan.string(op.b), op.d, static_cast<unsigned>(op.x));
   if (fd < 0) return fd;
   long error = dress(static_cast<int>(fd), 0, 0, false, op.y);
+  if (error >= 0 && equal(type, "tmpfs") && !has_option(op.d, "mode="))
+    error = take_mode(static_cast<int>(fd), static_cast<int>(target));
   if (error >= 0) error = attach(static_cast<int>(fd), static_cast<int>(target));
   sys::close(static_cast<int>(fd));
   close_fd(stub.covered);
@@ -176,17 +200,20 @@ long op_set_attr(const Op& op) {
 long op_propagate(const Op& op) {
   const long fd = resolve(stub.plan.string(op.c), sys::kPath);
   if (fd < 0) return fd;
-  const long error = set_attributes(static_cast<int>(fd), 0, 0, op.a & ~sys::kMsRec, (op.b & 1) != 0);
+  const long error =
+      set_attributes(static_cast<int>(fd), 0, 0, op.a & ~sys::kMsRec, (op.b & 1) != 0);
   sys::close(static_cast<int>(fd));
   return error;
 }
 
-// pivot_root(".", ".") stacks the old root over the new one; detaching "." then uncovers the new root.
+// pivot_root(".", ".") stacks the old root over the new one; detaching "." then uncovers the new
+// root.
 long op_pivot() {
   const long root = root_fd();
   if (root < 0) return root;
   if (const long error = sys::fchdir(static_cast<int>(root)); error < 0) return error;
-  if (const long error = sys::raw(SYS_pivot_root, sys::word("."), sys::word(".")); error < 0) return error;
+  if (const long error = sys::raw(SYS_pivot_root, sys::word("."), sys::word(".")); error < 0)
+    return error;
   if (const long error = sys::umount2(".", kDetach); error < 0) return error;
   if (const long error = sys::chdir("/"); error < 0) return error;
   set_root(-1);

@@ -1,5 +1,5 @@
-// Entering namespaces. Nothing of somebody else's pid namespace or cgroup is entered before the stub has a
-// memory of its own (R4); what is entered by clone comes last.
+// Entering namespaces. Nothing of somebody else's pid namespace or cgroup is entered before the
+// stub has a memory of its own (R4); what is entered by clone comes last.
 #include "init/stub.h"
 
 namespace isopod::init {
@@ -7,7 +7,8 @@ namespace isopod::init {
 namespace {
 
 struct CloneArguments {
-  uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup;
+  uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid,
+      set_tid_size, cgroup;
 };
 
 // rtnetlink: struct nlmsghdr and ifinfomsg.
@@ -33,10 +34,10 @@ struct LinkReply {
   int32_t error;
   LinkRequest request;
 };
-constexpr uint16_t kNewLink = 16;            // RTM_NEWLINK
-constexpr uint16_t kRequestAck = 1 | 4;      // NLM_F_REQUEST | NLM_F_ACK
-constexpr uint32_t kUp = 1;                  // IFF_UP
-constexpr int32_t kLoopback = 1;             // the first interface of every network namespace
+constexpr uint16_t kNewLink = 16;        // RTM_NEWLINK
+constexpr uint16_t kRequestAck = 1 | 4;  // NLM_F_REQUEST | NLM_F_ACK
+constexpr uint32_t kUp = 1;              // IFF_UP
+constexpr int32_t kLoopback = 1;         // the first interface of every network namespace
 
 }  // namespace
 
@@ -57,8 +58,8 @@ long op_enter_base(const Op& op) {
   return sys::unshare(CLONE_NEWNS);
 }
 
-// The successor shares nothing with Node. It is a child of the launcher (CLONE_PARENT), which learns its pid
-// and pidfd from us; then the first stub's work is done. Consumes both slots.
+// The successor shares nothing with Node. It is a child of the launcher (CLONE_PARENT), which
+// learns its pid and pidfd from us; then the first stub's work is done. Consumes both slots.
 long op_successor(const Op& op) {
   if (op.a != plan::kNoSlot) {
     if (const long error = sys::setns(stub.slots[op.a], CLONE_NEWPID); error < 0) return error;

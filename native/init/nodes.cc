@@ -10,12 +10,6 @@ constexpr uint32_t kType = 0170000, kRegular = 0100000, kCharacter = 0020000, kB
 uint32_t low(uint64_t pair) { return static_cast<uint32_t>(pair); }
 uint32_t high(uint64_t pair) { return static_cast<uint32_t>(pair >> 32); }
 
-// Linux's own packing of a device number, for mknodat.
-uint64_t device_number(uint32_t major, uint32_t minor) {
-  return (minor & 0xffu) | (uint64_t{major & 0xfffu} << 8) | (uint64_t{minor & ~0xffu} << 12) |
-         (uint64_t{major & ~0xfffu} << 32);
-}
-
 long write_all(int fd, const uint8_t* bytes, size_t size) {
   for (size_t done = 0; done < size;) {
     const long n = sys::write(fd, bytes + done, size - done);
@@ -26,8 +20,8 @@ long write_all(int fd, const uint8_t* bytes, size_t size) {
   return 0;
 }
 
-// Opens an existing file for rewriting. It is looked at before it is opened and again afterwards: to open a
-// device has effects of its own, and to open a FIFO would wait (hence O_NONBLOCK).
+// Opens an existing file for rewriting. It is looked at before it is opened and again afterwards:
+// to open a device has effects of its own, and to open a FIFO would wait (hence O_NONBLOCK).
 long reopen_file(const char* path) {
   const long look = resolve(path, sys::kPath);
   if (look < 0) return look;
@@ -50,6 +44,11 @@ long reopen_file(const char* path) {
 
 }  // namespace
 
+uint64_t device_number(uint32_t major, uint32_t minor) {
+  return (minor & 0xffu) | (uint64_t{major & 0xfffu} << 8) | (uint64_t{minor & ~0xffu} << 12) |
+         (uint64_t{major & ~0xfffu} << 32);
+}
+
 long op_mkdir(const Op& op) {
   const long fd = make_directories(stub.plan.string(op.c), op.a, low(op.x), high(op.x));
   if (fd >= 0) sys::close(static_cast<int>(fd));
@@ -60,7 +59,8 @@ long op_symlink(const Op& op) {
   char name[256];
   const long parent = resolve_parent(stub.plan.string(op.c), name);
   if (parent < 0) return parent;
-  const long error = sys::raw(SYS_symlinkat, sys::word(stub.plan.string(op.a)), parent, sys::word(name));
+  const long error =
+      sys::raw(SYS_symlinkat, sys::word(stub.plan.string(op.a)), parent, sys::word(name));
   sys::close(static_cast<int>(parent));
   return error == -kEexist ? 0 : error;
 }
@@ -73,11 +73,14 @@ long op_mknod(const Op& op) {
   const bool device = type == kCharacter || type == kBlock;
   const uint32_t major = op.b >> 20, minor = op.b & 0xfffffu;
   const uint64_t number = device ? device_number(major, minor) : 0;
-  const long made = sys::raw(SYS_mknodat, parent, sys::word(name), static_cast<long>(op.a), static_cast<long>(number));
+  const long made = sys::raw(SYS_mknodat, parent, sys::word(name), static_cast<long>(op.a),
+                             static_cast<long>(number));
   long error = made == -kEexist ? 0 : made;
-  // What was there, or what somebody swapped in: held by a descriptor and looked at before it is trusted.
-  const long node =
-      error < 0 ? error : sys::openat(static_cast<int>(parent), name, sys::kPath | sys::kNofollow | sys::kCloexec);
+  // What was there, or what somebody swapped in: held by a descriptor and looked at before it is
+  // trusted.
+  const long node = error < 0 ? error
+                              : sys::openat(static_cast<int>(parent), name,
+                                            sys::kPath | sys::kNofollow | sys::kCloexec);
   sys::close(static_cast<int>(parent));
   if (node < 0) return node;
   struct statx stat {};
@@ -99,8 +102,9 @@ long op_write_file(const Op& op) {
   char name[256];
   const long parent = resolve_parent(path, name);
   if (parent < 0) return parent;
-  long fd = sys::openat(static_cast<int>(parent), name,
-                        sys::kWronly | sys::kCreat | sys::kExcl | sys::kNofollow | sys::kCloexec, op.d);
+  long fd =
+      sys::openat(static_cast<int>(parent), name,
+                  sys::kWronly | sys::kCreat | sys::kExcl | sys::kNofollow | sys::kCloexec, op.d);
   sys::close(static_cast<int>(parent));
   if (fd == -kEexist && (op.x & 1) != 0) fd = reopen_file(path);
   if (fd < 0) return fd;

@@ -18,11 +18,12 @@ struct Limit {
 
 }  // namespace
 
-// CVE-2025-52881: a procfs that nobody else has a path to, so no mount and no link can send the write to
-// another file; NO_XDEV and NO_SYMLINKS besides.
+// CVE-2025-52881: a procfs that nobody else has a path to, so no mount and no link can send the
+// write to another file; NO_XDEV and NO_SYMLINKS besides.
 long op_sysctl(const Op& op) {
   if (stub.procfs < 0) {
-    const long fd = new_filesystem("proc", "proc", 0, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
+    const long fd =
+        new_filesystem("proc", "proc", 0, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
     if (fd < 0) return fd;
     stub.procfs = static_cast<int>(fd);
   }
@@ -44,10 +45,12 @@ long op_rlimit(const Op& op) {
   return sys::raw(SYS_prlimit64, 0, static_cast<long>(op.a), sys::word(&limit), 0);
 }
 
-// A uid change clears the signal, so this op comes after the last one. A parent that died before the prctl
-// took effect is seen at the socket: getppid() says 0 in every new pid namespace, dead or alive.
+// A uid change clears the signal, so this op comes after the last one. A parent that died before
+// the prctl took effect is seen at the socket: getppid() says 0 in every new pid namespace, dead or
+// alive.
 long op_pdeathsig(const Op& op) {
-  if (const long error = sys::prctl(PR_SET_PDEATHSIG, static_cast<long>(op.a)); error < 0) return error;
+  if (const long error = sys::prctl(PR_SET_PDEATHSIG, static_cast<long>(op.a)); error < 0)
+    return error;
   constexpr short kHangup = 0x10;
   pollfd peer{};
   peer.fd = stub.sync;
@@ -62,10 +65,12 @@ long install_filter(uint32_t blob, uint32_t size, uint32_t flags) {
   program.len = static_cast<unsigned short>(size / sizeof(sock_filter));
   if (size % sizeof(sock_filter) != 0 || size / sizeof(sock_filter) > BPF_MAXINSNS) return -kEinval;
   program.filter = const_cast<sock_filter*>(stub.plan.blob<sock_filter>(blob));
-  return sys::raw(SYS_seccomp, SECCOMP_SET_MODE_FILTER, static_cast<long>(flags), sys::word(&program));
+  return sys::raw(SYS_seccomp, SECCOMP_SET_MODE_FILTER, static_cast<long>(flags),
+                  sys::word(&program));
 }
 
-// When only the exec follows, all that it needs besides execve itself is done before the filter bites.
+// When only the exec follows, all that it needs besides execve itself is done before the filter
+// bites.
 long op_seccomp(const Op& op, const Op& next) {
   if (next.op == plan::kOpExec) {
     const long error = prepare_exec(next);
@@ -75,8 +80,10 @@ long op_seccomp(const Op& op, const Op& next) {
 }
 
 long op_keyring(const Op& op) {
-  const long result = sys::raw(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, sys::word(stub.plan.string(op.subject)));
-  // No key support, or the user's quota is used up: the container lives without a keyring of its own.
+  const long result =
+      sys::raw(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, sys::word(stub.plan.string(op.subject)));
+  // No key support, or the user's quota is used up: the container lives without a keyring of its
+  // own.
   if (result == -kEnosys || result == -kEdquot) return 0;
   return result < 0 ? result : 0;
 }

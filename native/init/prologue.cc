@@ -12,8 +12,8 @@ struct Limit {
   uint64_t hard;
 };
 constexpr int kRlimitNofile = 7;
-// The kernel's own soft default. Node raises soft to hard at start; a program that sizes tables by it
-// (or loops over it) must not inherit that.
+// The kernel's own soft default. Node raises soft to hard at start; a program that sizes tables by
+// it (or loops over it) must not inherit that.
 constexpr uint64_t kNofileSoft = 1024;
 
 struct KernelSigaction {
@@ -24,7 +24,8 @@ struct KernelSigaction {
 };
 constexpr int kSignals = 64;
 
-// CLONE_CLEAR_SIGHAND keeps SIG_IGN: what Node ignores (SIGPIPE, SIGXFSZ) would stay ignored in the container.
+// CLONE_CLEAR_SIGHAND keeps SIG_IGN: what Node ignores (SIGPIPE, SIGXFSZ) would stay ignored in the
+// container.
 void reset_signals() {
   const KernelSigaction fallback{};
   for (int signal = 1; signal <= kSignals; signal++)
@@ -57,7 +58,8 @@ long prologue() {
   const plan::Header& header = stub.plan.header();
   if (header.oom_score_adj != plan::kKeepOom) {
     const long error = set_oom_score_adj(header.oom_score_adj);
-    const bool tolerated = (header.flags & plan::kOomBestEffort) != 0 && (error == -kEacces || error == -kEperm);
+    const bool tolerated =
+        (header.flags & plan::kOomBestEffort) != 0 && (error == -kEacces || error == -kEperm);
     if (error < 0 && !tolerated) {
       stub.why = "oom_score_adj refused";
       return error;

@@ -1,6 +1,7 @@
-// Names inside the container's tree. The tree is hostile: it comes from an image, and another container may
-// be renaming in a shared volume while we look. So no name is ever used twice: it is resolved once, beneath
-// the root, to an O_PATH descriptor, and all that follows works on the descriptor.
+// Names inside the container's tree. The tree is hostile: it comes from an image, and another
+// container may be renaming in a shared volume while we look. So no name is ever used twice: it is
+// resolved once, beneath the root, to an O_PATH descriptor, and all that follows works on the
+// descriptor.
 #include "init/stub.h"
 
 namespace isopod::init {
@@ -50,7 +51,8 @@ long resolve(const char* path, int flags, uint64_t extra, unsigned mode) {
   how.mode = mode;
   how.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | extra;
   long fd = -kEagain;
-  for (int i = 0; i < kRetries && fd == -kEagain; i++) fd = sys::openat2(static_cast<int>(root), path, how);
+  for (int i = 0; i < kRetries && fd == -kEagain; i++)
+    fd = sys::openat2(static_cast<int>(root), path, how);
   return fd;
 }
 
@@ -60,20 +62,25 @@ long make_directories(const char* path, unsigned mode, uint32_t uid, uint32_t gi
   if (fd != -kEnoent) return fd;
   char prefix[kPathMax] = "";
   if (!append(prefix, sizeof(prefix), path)) return -kEnametoolong;
-  // Prefix by prefix from the root, not component by component from the last directory: ".." and links
-  // must mean what they mean to the container.
+  // Prefix by prefix from the root, not component by component from the last directory: ".." and
+  // links must mean what they mean to the container.
   long parent = resolve("/", flags, extra);
-  for (size_t end = next_component(path, 0), start = 0; parent >= 0; start = end, end = next_component(path, end)) {
+  for (size_t end = next_component(path, 0), start = 0; parent >= 0;
+       start = end, end = next_component(path, end)) {
     while (path[start] == '/') start++;
     if (start >= end) return parent;
     prefix[end] = 0;
     fd = resolve(prefix, flags, extra);
     if (fd == -kEnoent) {
-      const long made = sys::raw(SYS_mkdirat, parent, sys::word(prefix + start), static_cast<long>(mode));
-      if (made < 0 && made != -kEexist) fd = made;
-      else fd = resolve(prefix, flags, extra);  // still ENOENT: a dangling link, which we do not fill
+      const long made =
+          sys::raw(SYS_mkdirat, parent, sys::word(prefix + start), static_cast<long>(mode));
+      if (made < 0 && made != -kEexist)
+        fd = made;
+      else
+        fd = resolve(prefix, flags, extra);  // still ENOENT: a dangling link, which we do not fill
       if (made >= 0 && fd >= 0 && (uid != 0 || gid != 0)) {
-        const long owned = sys::raw(SYS_fchownat, fd, sys::word(""), static_cast<long>(uid), static_cast<long>(gid), AT_EMPTY_PATH);
+        const long owned = sys::raw(SYS_fchownat, fd, sys::word(""), static_cast<long>(uid),
+                                    static_cast<long>(gid), AT_EMPTY_PATH);
         if (owned < 0) fd = owned;
       }
     }

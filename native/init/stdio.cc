@@ -8,10 +8,10 @@ namespace {
 constexpr uint32_t kType = 0170000, kCharacter = 0020000;
 constexpr long kDevptsMagic = 0x1cd1;
 constexpr unsigned kByDescriptor = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH;
-constexpr unsigned long kSetPtyLock = 0x40045431;   // TIOCSPTLCK
-constexpr unsigned long kGetPtyPeer = 0x5441;       // TIOCGPTPEER
-constexpr unsigned long kSetWindowSize = 0x5414;    // TIOCSWINSZ
-constexpr unsigned long kSetControlling = 0x540e;   // TIOCSCTTY
+constexpr unsigned long kSetPtyLock = 0x40045431;  // TIOCSPTLCK
+constexpr unsigned long kGetPtyPeer = 0x5441;      // TIOCGPTPEER
+constexpr unsigned long kSetWindowSize = 0x5414;   // TIOCSWINSZ
+constexpr unsigned long kSetControlling = 0x540e;  // TIOCSCTTY
 
 struct Statfs {
   long type;
@@ -23,11 +23,12 @@ struct WindowSize {
 
 bool is_device(int fd, uint32_t major, uint32_t minor) {
   struct statx stat {};
-  return stat_fd(fd, stat) >= 0 && (stat.stx_mode & kType) == kCharacter && stat.stx_rdev_major == major &&
-         stat.stx_rdev_minor == minor;
+  return stat_fd(fd, stat) >= 0 && (stat.stx_mode & kType) == kCharacter &&
+         stat.stx_rdev_major == major && stat.stx_rdev_minor == minor;
 }
 
-// CVE-2025-31133: the container's /dev/null may be anything; looked at before it is opened, and after.
+// CVE-2025-31133: the container's /dev/null may be anything; looked at before it is opened, and
+// after.
 long open_null() {
   const long look = resolve("/dev/null", sys::kPath);
   if (look < 0) return look;
@@ -40,8 +41,8 @@ long open_null() {
   return fd < 0 ? fd : -kEinval;
 }
 
-// CVE-2025-52565: /dev/pts is held by a descriptor and must be a devpts; its ptmx is taken from that very
-// mount, where no name but those of terminals can appear.
+// CVE-2025-52565: /dev/pts is held by a descriptor and must be a devpts; its ptmx is taken from
+// that very mount, where no name but those of terminals can appear.
 long open_master() {
   const long pts = resolve("/dev/pts", sys::kPath | sys::kDirectory);
   if (pts < 0) return pts;
@@ -73,7 +74,8 @@ long bind_console(int slave) {
   const long clone = sys::open_tree(slave, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH);
   long error = clone;
   if (clone >= 0) {
-    error = sys::move_mount(static_cast<int>(clone), "", static_cast<int>(target), "", kByDescriptor);
+    error =
+        sys::move_mount(static_cast<int>(clone), "", static_cast<int>(target), "", kByDescriptor);
     sys::close(static_cast<int>(clone));
   }
   sys::close(static_cast<int>(target));
@@ -87,8 +89,9 @@ long op_console(const Op& op) {
   if (master < 0) return master;
   const int unlock = 0;
   long error = sys::ioctl(static_cast<int>(master), kSetPtyLock, const_cast<int*>(&unlock));
-  const long slave =
-      error < 0 ? error : sys::ioctl(static_cast<int>(master), kGetPtyPeer, long{sys::kRdwr | sys::kNoctty | sys::kCloexec});
+  const long slave = error < 0 ? error
+                               : sys::ioctl(static_cast<int>(master), kGetPtyPeer,
+                                            long{sys::kRdwr | sys::kNoctty | sys::kCloexec});
   if (slave < 0) return slave;
   WindowSize size{static_cast<uint16_t>(op.x >> 16), static_cast<uint16_t>(op.x), 0, 0};
   error = op.x == 0 ? 0 : sys::ioctl(static_cast<int>(master), kSetWindowSize, &size);
@@ -121,8 +124,9 @@ long op_stdio(const Op& op) {
   return 0;
 }
 
-// A FIFO or terminal that is not the user's could not be reopened through /proc/self/fd. EPERM and EROFS:
-// an id that is not mapped, or a file on a read-only mount; the process still has its descriptors.
+// A FIFO or terminal that is not the user's could not be reopened through /proc/self/fd. EPERM and
+// EROFS: an id that is not mapped, or a file on a read-only mount; the process still has its
+// descriptors.
 long op_chown_stdio(const Op& op) {
   for (int fd = 0; fd < 3; fd++) {
     struct statx stat {};

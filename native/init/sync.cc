@@ -1,4 +1,5 @@
-// Talking to the launcher (core/report.h), waiting at the gate, and staying as a sandbox's first process.
+// Talking to the launcher (core/report.h), waiting at the gate, and staying as a sandbox's first
+// process.
 #include <linux/prctl.h>
 
 #include "init/stub.h"
@@ -29,7 +30,8 @@ struct Rights {
   int32_t padding;
 };
 
-constexpr long kNoSignal = 0x4000;  // MSG_NOSIGNAL: a launcher that is gone must not kill us with SIGPIPE
+constexpr long kNoSignal =
+    0x4000;  // MSG_NOSIGNAL: a launcher that is gone must not kill us with SIGPIPE
 
 constexpr int kSigKill = 9, kSigTerm = 15, kSigChld = 17;
 constexpr uint64_t bit(int signal) { return uint64_t{1} << (signal - 1); }
@@ -88,8 +90,9 @@ long op_gate(const Op& op) {
   return got < 0 ? got : 0;
 }
 
-// The filter that the plan gives must let pass: sendmsg, rt_sigtimedwait, wait4 and exit_group. As pid 1 of
-// its namespace this process gets no signal without a handler, except by waiting for it while it is blocked.
+// The filter that the plan gives must let pass: sendmsg, rt_sigtimedwait, wait4 and exit_group. As
+// pid 1 of its namespace this process gets no signal without a handler, except by waiting for it
+// while it is blocked.
 void op_pause(uint32_t index, const Op& op) {
   const uint64_t wanted = bit(kSigTerm) | bit(kSigChld);
   const uint64_t all = ~uint64_t{0};

@@ -1,7 +1,8 @@
 import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
-import { NO_SLOT, native, OP, OPEN, PlanWriter, type Slot } from "../../src/native";
+import { after, before } from "node:test";
+import { type Launched, NO_SLOT, native, OP, OPEN, PlanWriter, type Slot } from "../../src/native";
 
 /** Plans for the launch tests: the OCI compiler is not needed to drive the stub. */
 export const CLONE = {
@@ -24,6 +25,7 @@ export const MS = {
 } as const;
 export const ATTR = { rdonly: 1n, nosuid: 2n, nodev: 4n, noexec: 8n } as const;
 const O_RDWR = 2;
+const O_APPEND = 0o2000;
 const S_IFCHR = 0o020000;
 
 /** A directory of the test's own below the temporary directory; `remove` undoes it, mounts included. */
@@ -62,12 +64,6 @@ export function busyboxRoot(dir: string): string {
   return root;
 }
 
-export interface ContainerPlan {
-  readonly writer: PlanWriter;
-  /** FIFO or file paths for stdout and stderr; absent: /dev/null. */
-  readonly stdout?: string;
-}
-
 export interface PlanOptions {
   readonly rootfs: string;
   /** Index of the base namespace among the launch's fds. */
@@ -82,7 +78,10 @@ export interface PlanOptions {
   readonly tree?: (writer: PlanWriter) => void;
   readonly process?: (writer: PlanWriter) => void;
   readonly opens?: (writer: PlanWriter) => void;
-  readonly finish?: boolean;
+  /** Opens the root instead of a clone of `rootfs`. */
+  readonly rootOpen?: (writer: PlanWriter) => Slot;
+  /** False: the plan has a console. */
+  readonly stdio?: boolean;
   readonly fault?: number;
 }
 
@@ -90,7 +89,7 @@ export interface PlanOptions {
 export function containerPlan(options: PlanOptions): Uint8Array {
   const writer = new PlanWriter();
   const base = writer.open(OPEN.fd, { a: options.base ?? 0 });
-  const root = writer.open(OPEN.tree, { path: options.rootfs });
+  const root = options.rootOpen?.(writer) ?? writer.open(OPEN.tree, { path: options.rootfs });
   const nullDevice = writer.open(OPEN.tree, { path: "/dev/null" });
   const stdout = openOutput(writer, options.stdout);
   const stderr = openOutput(writer, options.stderr ?? options.stdout);
@@ -114,11 +113,11 @@ export function containerPlan(options: PlanOptions): Uint8Array {
   writer.op(OP.symlink, { c: string("/dev/ptmx"), a: string("pts/ptmx") });
   mountNew(writer, "sysfs", "sysfs", "/sys", [], ATTR.nosuid | ATTR.nodev | ATTR.noexec | ATTR.rdonly);
   options.tree?.(writer);
-  for (const file of ["/proc/kcore", "/proc/keys", "/proc/acpi", "/sys/firmware"])
+  for (const file of ["/proc/timer_list", "/proc/keys", "/proc/acpi", "/sys/firmware"])
     writer.op(OP.mask, { c: string(file), a: nullDevice });
   for (const file of ["/proc/sys", "/proc/bus"]) writer.op(OP.readonly, { c: string(file) });
   writer.op(OP.pivot);
-  writer.op(OP.stdio, { a: NO_SLOT, b: stdout, c: stderr });
+  if (options.stdio !== false) writer.op(OP.stdio, { a: NO_SLOT, b: stdout, c: stderr });
   options.process?.(writer);
   const argv = writer.list(options.args);
   const env = writer.list(options.env ?? ["PATH=/bin"]);
@@ -153,7 +152,7 @@ export function mountNew(
 
 function openOutput(writer: PlanWriter, file: string | undefined): Slot {
   if (file === undefined) return NO_SLOT;
-  return writer.open(OPEN.file, { path: file, flags: O_RDWR, a: 0xffffffff, b: 0xffffffff });
+  return writer.open(OPEN.file, { path: file, flags: O_RDWR | O_APPEND, a: 0xffffffff, b: 0xffffffff });
 }
 
 /** Header flags of plan.h: 1 + the step to fail, opens first, in the upper half. */
@@ -161,4 +160,93 @@ export function withFault(plan: Uint8Array, step: number): Uint8Array {
   const copy = Buffer.from(plan);
   copy.writeUInt32LE((copy.readUInt32LE(28) | ((step + 1) << 16)) >>> 0, 28);
   return copy;
+}
+
+export interface Finished {
+  readonly status: number;
+  readonly output: string;
+}
+
+/** What the tests of a file share: a root filesystem, the empty base, and ways to run a container. */
+export interface Containers {
+  readonly dir: string;
+  readonly rootfs: string;
+  readonly base: number;
+  /** A cgroup of the test's own that does not exist yet, removed after the tests. */
+  cgroup(): string;
+  /** Another root filesystem, to be spoilt. */
+  freshRoot(): string;
+  launch(
+    plan: Uint8Array,
+    options?: { cgroup?: string; until?: "ready" | "exec"; fds?: number[]; initImage?: number },
+  ): Promise<Launched>;
+  /** Runs a shell script as a container to its end; its output goes to a file. */
+  run(
+    script: string,
+    options?: Partial<PlanOptions> & { cgroup?: string; fds?: number[] },
+  ): Promise<Finished>;
+}
+
+/** Registers hooks in the enclosing suite or file. */
+export function containers(): Containers {
+  let made: { dir: string; remove: () => Promise<void> };
+  let rootfs = "";
+  let base = -1;
+  let counter = 0;
+  const parent = path.join(
+    native().features().cgroupRoot,
+    `isopod-test-${process.pid}-${Date.now().toString(36)}`,
+  );
+  before(async () => {
+    made = await temporary();
+    rootfs = busyboxRoot(made.dir);
+    base = await native().baseNamespace();
+    fs.mkdirSync(parent);
+  });
+  after(async () => {
+    fs.closeSync(base);
+    await native().cgroupDestroy({ path: parent, timeoutMs: 5000 });
+    await made.remove();
+  });
+  const self: Containers = {
+    get dir() {
+      return made.dir;
+    },
+    get rootfs() {
+      return rootfs;
+    },
+    get base() {
+      return base;
+    },
+    cgroup: () => path.join(parent, `c${counter++}`),
+    freshRoot: () => busyboxRoot(path.join(made.dir, `root${counter++}`)),
+    launch: (plan, options = {}) =>
+      native().launch({ plan, until: "exec", ...options, fds: [base, ...(options.fds ?? [])] }),
+    run: async (script, { cgroup, fds, ...options } = {}) => {
+      const stdout = path.join(made.dir, `out${counter++}`);
+      fs.writeFileSync(stdout, "");
+      const args = ["sh", "-c", script];
+      const plan = containerPlan({ rootfs, stdout, args, ...options });
+      const { pid, pidfd } = await self.launch(plan, { ...(cgroup && { cgroup }), ...(fds && { fds }) });
+      try {
+        const { status } = await native().awaitExit({ pid, pidfd });
+        return { status, output: fs.readFileSync(stdout, "utf8") };
+      } finally {
+        fs.closeSync(pidfd);
+      }
+    },
+  };
+  return self;
+}
+
+/** A 64-bit operand as a blob, for Caps. */
+export function u64(writer: PlanWriter, value: bigint): number {
+  const bytes = Buffer.alloc(8);
+  bytes.writeBigUInt64LE(value);
+  return writer.blob(bytes);
+}
+
+/** Value of a line `name:\tvalue` of /proc/PID/status. */
+export function statusField(text: string, name: string): string {
+  return new RegExp(`^${name}:\\s*(.*)$`, "m").exec(text)?.[1] ?? "";
 }
