@@ -1,4 +1,5 @@
 import * as crypto from "node:crypto";
+import { setMaxListeners } from "node:events";
 import { IsopodError, messageOf } from "../base/errors";
 import type { Descriptor } from "../oci/image-spec";
 import type { ContentStore } from "./content-store";
@@ -161,6 +162,7 @@ export function openLayers(options: LayersOptions): Layers {
     const slots = newSlots(PARALLEL);
     const group = new AbortController();
     const either = AbortSignal.any([signal, group.signal]);
+    setMaxListeners(0, either); // one for each layer
     const own: Promise<unknown>[] = [];
     const results: Promise<LayerRecord>[] = [];
 

@@ -162,7 +162,8 @@ function readRecord(file: string, dir: number): SnapshotRecord | undefined {
 
 /** The root of a mount has the attributes of its upper directory: they must be the image's. */
 function copyRoot(from: string, to: string): void {
-  const { uid, gid, mode } = fs.statSync(from);
+  const { uid, gid, mode, atime, mtime } = fs.statSync(from);
   fs.chownSync(to, uid, gid);
   fs.chmodSync(to, mode & 0o7777);
+  fs.utimesSync(to, atime, mtime);
 }
