@@ -46,13 +46,13 @@ export async function install(store: Store, options: InstallOptions): Promise<Im
   const lease = store.leases.take();
   try {
     const record = await bring(store, lease, options);
-    lease.release();
+    lease.done();
     return record;
   } catch (error) {
     // A full disk needs its room back at once, and bad content will not get better.
     const code = IsopodError.is(error) ? error.code : "UNKNOWN";
     const useful = code === "CANCELLED" || code === "DEADLINE_EXCEEDED" || code === "UNAVAILABLE";
-    lease.release(useful || options.signal.aborted ? KEEP_MS : 0);
+    lease.failed(useful || options.signal.aborted ? KEEP_MS : 0);
     await store.collect().catch((failure: unknown) => {
       store.log.warn("collecting after a failed pull", { error: messageOf(failure) });
     });

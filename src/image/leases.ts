@@ -2,8 +2,10 @@
 export interface Lease {
   readonly digests: Set<string>;
   readonly chains: Set<string>;
-  /** With `keepMs`, later: a pull that is tried again finds what the failed one had brought. */
-  release(keepMs?: number): void;
+  /** All of it has a record now. Nor is it kept any longer for the sake of an earlier attempt. */
+  done(): void;
+  /** It failed; what it had brought is kept for so long for another attempt. */
+  failed(keepMs: number): void;
 }
 
 export interface Leases {
@@ -16,26 +18,29 @@ export interface Leases {
 /** `expired` is called when a lease that was kept ends. */
 export function openLeases(expired: () => void): Leases {
   const held = new Set<Lease>();
-  const timers = new Set<NodeJS.Timeout>();
+  const kept = new Map<Lease, NodeJS.Timeout>();
   const all = (pick: (lease: Lease) => Set<string>) =>
-    new Set([...held].flatMap((lease) => [...pick(lease)]));
+    new Set([...held, ...kept.keys()].flatMap((lease) => [...pick(lease)]));
   return {
     take() {
       const lease: Lease = {
         digests: new Set(),
         chains: new Set(),
-        release(keepMs = 0) {
-          if (keepMs === 0) {
-            held.delete(lease);
-            return;
+        done() {
+          held.delete(lease);
+          for (const other of kept.keys()) {
+            for (const digest of lease.digests) other.digests.delete(digest);
+            for (const chain of lease.chains) other.chains.delete(chain);
           }
+        },
+        failed(keepMs) {
+          held.delete(lease);
+          if (keepMs === 0) return;
           const timer = setTimeout(() => {
-            timers.delete(timer);
-            held.delete(lease);
+            kept.delete(lease);
             expired();
           }, keepMs);
-          timer.unref();
-          timers.add(timer);
+          kept.set(lease, timer.unref());
         },
       };
       held.add(lease);
@@ -44,7 +49,7 @@ export function openLeases(expired: () => void): Leases {
     digests: () => all((lease) => lease.digests),
     chains: () => all((lease) => lease.chains),
     close() {
-      for (const timer of timers) clearTimeout(timer);
+      for (const timer of kept.values()) clearTimeout(timer);
     },
   };
 }
