@@ -1,9 +1,64 @@
-import { IsopodError } from "../base/errors";
+import * as path from "node:path";
 import type { Log } from "../base/log";
 import type { RuntimeRooms } from "../cri";
+import { openImages } from "../image";
+import { native } from "../native";
+import { openNetwork } from "../network";
+import { defaultSeccomp } from "../runtime";
+import { openPods } from "../sandbox";
+import { type Handler, openShims } from "../task";
 import type { Config } from "./config";
 
 /** Opens the rooms from the bottom up; `close` goes the other way and leaves pods and shims alive. */
-export function openRooms(_config: Config, _log: Log): Promise<RuntimeRooms & { close(): Promise<void> }> {
-  throw new IsopodError("UNIMPLEMENTED", "opening rooms: not built yet");
+export async function openRooms(config: Config, log: Log): Promise<RuntimeRooms & { close(): Promise<void> }> {
+  const undo: (() => unknown)[] = [];
+  const close = async () => {
+    for (const step of undo.splice(0).reverse()) await step();
+  };
+  try {
+    const images = await openImages({
+      root: path.join(config.root, "images"),
+      log,
+    });
+    undo.push(() => images.close());
+    const network = openNetwork({
+      confDir: config.cni.conf_dir,
+      binDirs: config.cni.bin_dirs,
+      netnsDir: config.cni.netns_dir,
+      log,
+    });
+    undo.push(() => network.close());
+    const shims = await openShims({ state: config.state, searchDirs: programDirs(), log });
+    undo.push(() => shims.close());
+    const pods = await openPods({
+      root: config.root,
+      state: config.state,
+      images,
+      network,
+      shims,
+      handlers: await handlersOf(config),
+      defaultHandler: config.default_handler,
+      defaultSeccomp: (capabilities) => defaultSeccomp(capabilities, native().features()),
+      log,
+    });
+    undo.push(() => pods.close());
+    return { pods, images, networkNotReady: () => network.notReady(), close };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}
+
+/** Beside the bundle as installed, and where a build leaves binaries. */
+export const programDirs = (): string[] =>
+  [".", "../build/Release", "../../../build/Release"].map((relative) => path.resolve(__dirname, relative));
+
+async function handlersOf(config: Config): Promise<Handler[]> {
+  const { stringify } = await import("smol-toml");
+  return Object.entries(config.handlers).map(([name, { runtime_type, path: binary, options }]) => ({
+    name,
+    runtimeType: runtime_type,
+    path: binary || undefined,
+    options: Object.keys(options).length > 0 ? stringify(options) : undefined,
+  }));
 }

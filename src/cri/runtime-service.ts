@@ -102,10 +102,9 @@ function containerMethods(rooms: () => RuntimeRooms): Handlers {
     CreateContainer: async (request: Message<"CreateContainerRequest">) => {
       const { pods } = rooms();
       const podId = required("pod_sandbox_id", request.podSandboxId);
-      const config = readContainerConfig("config", request.config);
-      const pod = request.sandboxConfig
-        ? readPodConfig("sandbox_config", request.sandboxConfig)
-        : pods.get(podId).config;
+      const own = pods.get(podId).config;
+      const config = readContainerConfig("config", request.config, own.namespaces);
+      const pod = request.sandboxConfig ? readPodConfig("sandbox_config", request.sandboxConfig) : own;
       return { containerId: await pods.create(podId, config, pod) };
     },
     StartContainer: async (request: Message<"StartContainerRequest">) => {

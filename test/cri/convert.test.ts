@@ -208,14 +208,20 @@ test("a whole container arrives unchanged, numbers beyond 2^32 and user 0 includ
   });
 });
 
-test("a container without sandbox_config takes its pod's own", async (t) => {
+test("a container without namespace options or sandbox_config takes its pod's own", async (t) => {
   const double = await withDouble(t);
-  double.pods.get = () => podView;
+  const namespaces = { network: "node", pid: "container", ipc: "pod", targetId: undefined } as const;
+  const config = { ...leastPod, namespaces };
+  double.pods.get = () => ({ ...podView, config });
   await double.cri.CreateContainer({
     podSandboxId: podId,
     config: { metadata: { name: "ctr" }, image: { image: image.id } },
   });
-  assert.deepEqual(double.calls.at(-1)!.args, [podId, leastContainer, leastPod]);
+  assert.deepEqual(double.calls.at(-1)!.args, [
+    podId,
+    { ...leastContainer, security: { ...leastContainer.security, namespaces } },
+    config,
+  ]);
 });
 
 test("pods: nanoseconds keep all their digits, further addresses follow the first", async (t) => {

@@ -45,6 +45,7 @@ export async function withDouble(t: TestContext): Promise<Double> {
     run: record("run", Promise.resolve(podId)),
     stop: nothing("stop"),
     remove: nothing("remove"),
+    get: () => podView,
     list: record("list", []),
     create: record("create", Promise.resolve(containerId)),
     start: nothing("start"),

@@ -6,6 +6,7 @@ import type {
   ContainerMetadata,
   ContainerState,
   ContainerView,
+  NamespaceOptions,
 } from "../../sandbox";
 import { choice, cstring, cstrings, int64, present, refuse, required } from "./fields";
 import { readDevice, readMount, writeMount } from "./mounts";
@@ -21,10 +22,13 @@ const CDI_ANNOTATION = "cdi.k8s.io/";
  * A ContainerConfig; as with pods, checked here is what the message alone can tell. Ignored: `windows`, and
  * of `image` the annotations (a hint for choosing a platform), `runtime_handler` (there is one image store)
  * and `image_ref` (an output).
+ *
+ * `pod`: the pod's namespace options, which are the container's when it gives none.
  */
 export function readContainerConfig(
   field: string,
   message: runtime.v1.IContainerConfig | null | undefined,
+  pod: NamespaceOptions,
 ): ContainerConfig {
   const config = present(field, message);
   refuseCdi(field, config);
@@ -48,7 +52,7 @@ export function readContainerConfig(
     tty: config.tty ?? false,
     resources: readResources(resources, config.linux?.resources),
     oomScoreAdj: readOomScoreAdj(resources, config.linux?.resources),
-    security: readSecurity(`${field}.linux.security_context`, config.linux?.securityContext),
+    security: readSecurity(`${field}.linux.security_context`, config.linux?.securityContext, pod),
     stopSignal: readSignal(`${field}.stop_signal`, config.stopSignal),
   };
 }

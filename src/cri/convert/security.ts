@@ -1,6 +1,6 @@
 import { invalid } from "../../base/errors";
 import { runtime } from "../../gen/cri";
-import type { SecurityContext, SecurityProfile } from "../../sandbox";
+import type { NamespaceOptions, SecurityContext, SecurityProfile } from "../../sandbox";
 import { choice, cstring, cstrings, id, refuse, required } from "./fields";
 import { readNamespaces } from "./namespaces";
 
@@ -19,6 +19,7 @@ const policies = {
 export function readSecurity(
   field: string,
   context: runtime.v1.ILinuxContainerSecurityContext | null | undefined,
+  pod: NamespaceOptions,
 ): SecurityContext {
   refuse(`${field}.selinux_options`, context?.selinuxOptions);
   const capabilities = context?.capabilities;
@@ -30,7 +31,9 @@ export function readSecurity(
       capabilities?.addAmbientCapabilities,
     ),
     privileged: context?.privileged ?? false,
-    namespaces: readNamespaces(`${field}.namespace_options`, context?.namespaceOptions),
+    namespaces: context?.namespaceOptions
+      ? readNamespaces(`${field}.namespace_options`, context.namespaceOptions)
+      : pod,
     ...readUser(field, context),
     readonlyRootfs: context?.readonlyRootfs ?? false,
     ...readGroups(field, context),
