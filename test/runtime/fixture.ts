@@ -151,3 +151,16 @@ export const openFds = (): string[] =>
     })
     .filter((target) => target !== "" && !target.startsWith("/proc/"))
     .sort();
+
+/** Until `check` no longer throws: what other threads of this process still hold goes in its own time. */
+export async function eventually(check: () => void): Promise<void> {
+  for (let tries = 0; ; tries++) {
+    try {
+      check();
+      return;
+    } catch (error) {
+      if (tries === 100) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+  }
+}

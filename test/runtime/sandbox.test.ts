@@ -78,7 +78,7 @@ test("R6: the stub has no identity, capability, file or descriptor that a contai
   const { sandbox } = await podOf();
   const { pid } = sandbox;
   const status = fs.readFileSync(`/proc/${pid}/status`, "utf8");
-  const field = (name: string): string => new RegExp(`^${name}:\\s*(.*)$`, "m").exec(status)?.[1] ?? "";
+  const field = (name: string): string => new RegExp(`^${name}:[ \\t]*(.*)$`, "m").exec(status)?.[1] ?? "";
   assert.equal(field("Uid"), "65535\t65535\t65535\t65535");
   assert.equal(field("Groups").trim(), "");
   for (const set of ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"])
