@@ -63,7 +63,9 @@ export class Link {
       try {
         return (await client.call(service, method, request, options)) as T;
       } catch (error) {
-        if (client.connected || this.#closed) throw error;
+        // We let go ourselves: nothing was lost, and nothing must be cleaned up after it.
+        if (this.#closed) throw stopping();
+        if (client.connected) throw error;
       }
     }
   }
@@ -74,7 +76,7 @@ export class Link {
   }
 
   #ready(): Promise<Client> {
-    if (this.#closed) return Promise.reject(new IsopodError("CANCELLED", "the daemon is stopping"));
+    if (this.#closed) return Promise.reject(stopping());
     if (this.#client?.connected) return Promise.resolve(this.#client);
     return this.#single(() => this.#revive());
   }
@@ -103,6 +105,8 @@ export class Link {
     return connect(address);
   }
 }
+
+const stopping = (): IsopodError => new IsopodError("CANCELLED", "the daemon is stopping");
 
 /** True for the errors that mean "the shim does not answer", as opposed to what it answered. */
 export function isLost(error: unknown): boolean {
