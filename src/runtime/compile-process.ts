@@ -2,7 +2,7 @@ import { invalid } from "../base/errors";
 import { NO_SLOT, OP, type PlanWriter, type Ref, type Slot } from "../native";
 import type { Process, Seccomp } from "../oci/runtime-spec";
 import { CAP_SYS_RESOURCE, type CapabilitySets, capabilitySets } from "./capabilities";
-import { compileSeccomp } from "./seccomp";
+import { compileSeccomp, type SeccompProgram } from "./seccomp";
 import type { Target } from "./target";
 
 /** RLIMIT_* (asm-generic/resource.h). */
@@ -128,14 +128,17 @@ const rlimit = (value: number | bigint): bigint => {
 };
 
 /** By the profile's identity: every exec of a container carries the container's own. */
-const filters = new WeakMap<Seccomp, { program: Uint8Array; flags: number }>();
+const filters = new WeakMap<Seccomp, SeccompProgram>();
 
-function writeSeccomp(plan: PlanWriter, { seccomp, target }: ProcessPlan): void {
+function writeSeccomp(plan: PlanWriter, { seccomp, target, warn }: ProcessPlan): void {
   if (!seccomp) return;
   let filter = filters.get(seccomp);
   if (!filter) {
     filter = compileSeccomp(seccomp, target);
     filters.set(seccomp, filter);
+    const { skipped } = filter;
+    if (skipped.length > 0)
+      warn("linux.seccomp: rules for unknown system calls do nothing", { names: skipped });
   }
   const { program, flags } = filter;
   plan.op(OP.seccomp, { a: plan.blob(program), b: program.length, c: flags, subject: "linux.seccomp" });

@@ -91,6 +91,15 @@ test("without no_new_privs the filter comes before the capabilities go, with it 
   inOrder(planOf(withLinux({ seccomp })), "noNewPrivs", "caps", "gate", "seccomp", "exec");
 });
 
+test("rules for system calls that nobody knows are named once", () => {
+  const syscalls = [{ names: ["read", "frobnicate"], action: "SCMP_ACT_ALLOW" }];
+  const spec = withLinux({ seccomp: { defaultAction: "SCMP_ACT_ERRNO", syscalls } });
+  planOf(spec);
+  assert.deepEqual(warnings, ["linux.seccomp: rules for unknown system calls do nothing"]);
+  planOf(spec);
+  assert.deepEqual(warnings, []);
+});
+
 test("R4: a pid namespace that is somebody else's is entered by a successor, before proc is mounted", () => {
   const plan = planOf(
     withLinux({
