@@ -1,16 +1,12 @@
 import { notFound } from "../base/errors";
 import type { Runtime, Sandbox } from "../runtime";
-import type { EventQueue } from "./events";
 import type { ShimLog } from "./log";
-import type { Task } from "./task";
+import type { Task, TaskHost } from "./task";
 
 /** What the services of one server share. */
-export interface ShimContext {
+export interface ShimContext extends TaskHost {
   readonly runtime: Runtime;
-  readonly events: EventQueue;
   readonly log: ShimLog;
-  /** Containers by id, of whatever sandbox. */
-  readonly tasks: Map<string, Task>;
   /** Explicit sandboxes by id; implicit ones hang on their task. */
   readonly sandboxes: Map<string, Sandbox>;
   /** Ids whose Create is under way. */

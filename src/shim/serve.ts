@@ -7,6 +7,7 @@ import type { ShimContext } from "./context";
 import { eventQueue } from "./events";
 import { lifetime } from "./lifetime";
 import { type ShimLog, shimLog } from "./log";
+import { findOrphans } from "./orphans";
 import { sandboxService } from "./sandbox-service";
 import { Task } from "./task";
 import { taskService } from "./task-service";
@@ -32,8 +33,9 @@ export async function serveShim(options: ServeOptions): Promise<void> {
   const log = shimLog(options);
   const monitor = watchMonitor(log);
   const left = await native().storeOpen({ fd: STORE_FD });
+  const stateDir = `${options.socket}.d`;
   const runtime = containerRuntime({
-    stateDir: `${options.socket}.d`,
+    stateDir,
     store: fdStore(log),
     warn: (message, fields) => log.warn(message, fields),
   });
@@ -76,7 +78,7 @@ export async function serveShim(options: ServeOptions): Promise<void> {
   }
 
   for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => void end(signal));
-  for (const sandbox of await runtime.recover(left)) {
+  for (const sandbox of await runtime.recover(findOrphans(stateDir, left))) {
     if (sandbox.pid !== 0) context.sandboxes.set(sandbox.id, sandbox);
     for (const container of sandbox.containers.values()) {
       context.tasks.set(container.id, new Task(context, sandbox, container));

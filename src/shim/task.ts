@@ -1,9 +1,10 @@
 import { IsopodError, messageOf, precondition } from "../base/errors";
+import type { Log } from "../base/log";
 import type { ExitStatus } from "../native";
 import type { Process as ProcessSpec } from "../oci/runtime-spec";
 import type { Container, Process, Sandbox, Stdio } from "../runtime";
 import { timestampOf } from "../ttrpc";
-import type { ShimContext } from "./context";
+import type { EventQueue } from "./events";
 
 /**
  * A container as the Task service means it: its init, its execs, and their events in the order that
@@ -14,6 +15,7 @@ import type { ShimContext } from "./context";
  *
  * A process may end before its start has been answered: its exit waits until the start is published.
  */
+
 /** One process with what the wire needs beyond the runtime's view. */
 export class TrackedProcess {
   readonly process: Process;
@@ -61,17 +63,25 @@ export class TrackedProcess {
   }
 }
 
+/** What a task needs of its server. */
+export interface TaskHost {
+  readonly events: EventQueue;
+  readonly log: Log;
+  /** By id; a task that is deleted takes itself out. */
+  readonly tasks: Map<string, Task>;
+}
+
 export class Task {
   readonly container: Container;
   readonly sandbox: Sandbox;
   readonly init: TrackedProcess;
-  readonly #context: ShimContext;
+  readonly #host: TaskHost;
   readonly #execs = new Map<string, TrackedProcess & { published?: Promise<void> }>();
   readonly #exitPublished: Promise<void>;
   #deleting: Promise<ExitStatus> | undefined;
 
-  constructor(context: ShimContext, sandbox: Sandbox, container: Container) {
-    this.#context = context;
+  constructor(host: TaskHost, sandbox: Sandbox, container: Container) {
+    this.#host = host;
     this.sandbox = sandbox;
     this.container = container;
     this.init = new TrackedProcess(container);
@@ -142,7 +152,7 @@ export class Task {
     const exit = await this.container.delete();
     // An implicit sandbox ends with its one container.
     if (this.sandbox.pid === 0) await this.sandbox.destroy();
-    this.#context.tasks.delete(this.id);
+    this.#host.tasks.delete(this.id);
     if (this.container.exit) await this.#exitPublished;
     this.#publish("delete", "TaskDelete", {
       containerId: this.id,
@@ -178,7 +188,7 @@ export class Task {
       await Promise.all(ended.map((exec) => exec.published));
       if ((await this.container.oomKills()) > 0) this.#publish("oom", "TaskOOM", { containerId: this.id });
     } catch (error) {
-      this.#context.log.warn("ending a task", { task: this.id, error: messageOf(error) });
+      this.#host.log.warn("ending a task", { task: this.id, error: messageOf(error) });
     }
     this.#publishExit(this.container, exit);
   }
@@ -194,6 +204,6 @@ export class Task {
   }
 
   #publish(topic: string, type: string, event: object): void {
-    this.#context.events.publish(`/tasks/${topic}`, type, event);
+    this.#host.events.publish(`/tasks/${topic}`, type, event);
   }
 }

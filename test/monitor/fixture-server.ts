@@ -39,6 +39,11 @@ const server = new Server({
         note({ delete: id });
         return { pid: 42, exitStatus: 7, exitedAt: { seconds: 1_700_000_000 as never, nanos: 5 } };
       },
+      // Ends without accepting anybody who comes in the meantime.
+      Pause: () => {
+        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 500);
+        process.exit(0);
+      },
       Shutdown: () => {
         // Ends after its answer, as a server does whose last container is gone.
         setTimeout(() => process.exit(0), 20);
