@@ -5,6 +5,7 @@ import { type Scope, undoOnFailure } from "../base/scope";
 import type { Image } from "../image";
 import { native } from "../native";
 import type { Spec } from "../oci/runtime-spec";
+import type { Task } from "../task";
 import { capabilitiesOf } from "./capabilities";
 import { type Container, type Context, containerDir, containerState, type Pod, podIsReady } from "./context";
 import { settle } from "./lock";
@@ -19,6 +20,8 @@ import type { ContainerConfig } from "./types";
 import { type ResolvedUser, resolveUser } from "./user";
 import { validateContainer } from "./validate";
 import { watchContainer } from "./watch";
+
+const SIGKILL = 9;
 
 /**
  * CreateContainer: everything but the exec of its first process is done, so that errors surface here. On
@@ -59,15 +62,28 @@ async function make(
   // Removing what is absent is fine, so these undo half-done work as well.
   scope.defer("snapshot", () => context.images.removeSnapshot(id));
   scope.defer("record", () => context.store.deleteContainer(id));
-  const preparing = context.images.prepare({ key: id, image });
+  // Written while the shim works: a record whose task never came to be is an ended container to the next
+  // daemon, a task without record is undone by it.
   const storing = context.store.putContainer(container.record);
-  const opening = openStdio(scope, container, dir);
-  const [snapshot, stdio] = await settle([preparing, opening, storing]);
-  const task = await sandbox.create({ id, spec, rootfs: snapshot.mounts, stdio });
+  const creating = settle([
+    context.images.prepare({ key: id, image }),
+    openStdio(scope, container, dir),
+  ]).then(([snapshot, stdio]) => sandbox.create({ id, spec, rootfs: snapshot.mounts, stdio }));
+  creating.then(
+    (task) => scope.defer("task", () => discardTask(task)),
+    () => {},
+  );
+  const [task] = await settle([creating, storing]);
   container.task = task;
   pod.containers.set(id, container);
   context.containers.set(id, container);
   watchContainer(context, container, task);
+}
+
+async function discardTask(task: Task): Promise<void> {
+  await task.kill(SIGKILL, true);
+  await task.exited;
+  await task.delete();
 }
 
 function specFor(

@@ -42,7 +42,8 @@ export async function execSync(
     const { stdout, stderr } = await output.finish(DRAIN_MS);
     return { stdout, stderr, exitCode: exit };
   } finally {
-    await exec?.delete().catch((error: unknown) => {
+    // Nobody need wait for that: the process is gone and its output is here.
+    exec?.delete().catch((error: unknown) => {
       context.log.debug("deleting an exec", { container: id, error: messageOf(error) });
     });
     output.close();

@@ -35,11 +35,16 @@ async function tearDown(context: Context, pod: Pod): Promise<void> {
 }
 
 async function stopSandbox(context: Context, pod: Pod): Promise<void> {
+  let stored = Promise.resolve();
   if (pod.record.stoppedAt === 0n) {
     // READY ends here, whatever becomes of the rest.
     pod.record = { ...pod.record, stoppedAt: now() };
-    await context.store.putPod(pod.record);
+    stored = context.store.putPod(pod.record);
   }
+  await settle([stored, endSandbox(context, pod)]);
+}
+
+async function endSandbox(context: Context, pod: Pod): Promise<void> {
   // A shim that did not answer when we started may do so now.
   pod.sandbox ??= await reconnect(context, pod.record.id);
   await pod.sandbox?.stop(SANDBOX_STOP_MS);

@@ -1,6 +1,7 @@
 import { IsopodError, messageOf } from "../base/errors";
 import type { Exit, Task } from "../task";
 import { type Container, type Context, type Pod, podIsReady } from "./context";
+import { settle } from "./lock";
 import type { ContainerRecord } from "./records";
 import { exitReason, now } from "./state";
 
@@ -40,15 +41,25 @@ export function watchPod(context: Context, pod: Pod): void {
   pod.sandbox?.exited.then(ended, ended);
 }
 
-/** Order matters: the cgroup knows of OOM kills until Delete, and kubelet reads the log once it sees EXITED. */
+/**
+ * Order matters: the cgroup knows of OOM kills until Delete; kubelet reads the log once it sees EXITED, and
+ * the final status is on record before anybody can see it.
+ */
 export async function finish(context: Context, container: Container, exit: Exit): Promise<void> {
   await container.starting?.catch(() => {});
-  const oomKills = exit.status === 0 ? 0n : await oomKillsOf(container);
-  await container.output?.drain(DRAIN_MS);
-  await deleteTask(context, container);
-  await container.output?.close();
-  container.output = undefined;
-  await conclude(context, container, outcome(container, exit, oomKills));
+  const [oomKills] = await settle([
+    exit.status === 0 ? Promise.resolve(0n) : oomKillsOf(container),
+    container.output?.drain(DRAIN_MS) ?? Promise.resolve(),
+  ]);
+  const record = { ...container.record, ...outcome(container, exit, oomKills) };
+  try {
+    await settle([deleteTask(context, container), context.store.putContainer(record)]);
+    await container.output?.close();
+    container.output = undefined;
+  } finally {
+    // A full disk must not keep a dead container RUNNING.
+    container.record = record;
+  }
 }
 
 function outcome(container: Container, exit: Exit, oomKills: bigint): Partial<ContainerRecord> {
@@ -58,24 +69,16 @@ function outcome(container: Container, exit: Exit, oomKills: bigint): Partial<Co
   return { finishedAt, exitCode: exit.status, reason: exitReason(exit.status, oomKills) };
 }
 
-/** The final status is on record before anybody can see it. */
-export async function conclude(
+/** 255 and `Unknown`: it ended while nobody could see how. */
+export async function concludeUnknown(
   context: Context,
   container: Container,
-  final: Partial<ContainerRecord>,
+  message: string,
 ): Promise<void> {
-  const record = { ...container.record, ...final };
-  try {
-    await context.store.putContainer(record);
-  } finally {
-    // A full disk must not keep a dead container RUNNING.
-    container.record = record;
-  }
+  const final = { finishedAt: now(), exitCode: 255, reason: "Unknown", message };
+  container.record = { ...container.record, ...final };
+  await context.store.putContainer(container.record);
 }
-
-/** 255 and `Unknown`: it ended while nobody could see how. */
-export const concludeUnknown = (context: Context, container: Container, message: string): Promise<void> =>
-  conclude(context, container, { finishedAt: now(), exitCode: 255, reason: "Unknown", message });
 
 async function oomKillsOf(container: Container): Promise<bigint> {
   try {
