@@ -5,7 +5,7 @@
 //   --titles-only   only that each rule has titles and patches that apply, and that no title or patch is
 //                   without a rule: seconds, part of npm test
 //   --ids R5,R8     only these rules
-import { execFileSync, spawnSync } from "node:child_process";
+import { spawnSync } from "node:child_process";
 import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
@@ -115,8 +115,11 @@ function runTests(scratch, id) {
 }
 
 function checkMutant(scratch, id, patch) {
-  const git = (...args) => execFileSync("git", ["apply", ...args, path.resolve(patch)], { cwd: scratch });
-  git();
+  // The copy's own patch: the checkout may have moved on.
+  const git = (...args) =>
+    spawnSync("git", ["apply", ...args, path.join(scratch, patch)], { cwd: scratch, encoding: "utf8" });
+  const applied = git();
+  if (applied.status !== 0) return fail(id, `${patch} does not apply: ${applied.stderr}`);
   try {
     const { status, stdout, stderr } = build(scratch);
     if (status !== 0) return fail(id, `${patch} does not build:\n${stdout}${stderr}`);
