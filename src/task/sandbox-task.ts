@@ -20,6 +20,7 @@ import type {
 type Api = typeof containerd.runtime.sandbox.v1;
 
 const SANDBOX = "containerd.runtime.sandbox.v1.Sandbox";
+const OUR_RUNTIME = "io.containerd.isopod.v2";
 const READY = "SANDBOX_READY";
 const CONFIG_TYPE = "runtime.v1.PodSandboxConfig";
 const STATUS_MS = 10_000;
@@ -149,7 +150,8 @@ export class DrivenSandbox implements SandboxTask {
     const bundle = bundleOf(id);
     const lost = (): Promise<Exit> => binary.delete({ id, bundle });
     const removed = (): Promise<void> => native().removeTree({ path: bundle });
-    return new DrivenTask({ link, service: this.#taskService, id, execId: "", lost }, pid, removed);
+    const ordered = this.record.handler.runtimeType === OUR_RUNTIME;
+    return new DrivenTask({ link, service: this.#taskService, id, execId: "", ordered, lost }, pid, removed);
   }
 
   #call<T extends object>(method: string, more: object, timeoutMs = 0): Promise<T> {

@@ -17,6 +17,11 @@ export interface ProcessRef {
   readonly service: string;
   readonly id: string;
   readonly execId: string;
+  /**
+   * The server begins the requests of a connection in their order, as our own does: what depends on an
+   * answer only for its success may be sent before it comes.
+   */
+  readonly ordered: boolean;
   /** The last word on a process whose shim no longer knows it: runs `delete`. */
   readonly lost: () => Promise<Exit>;
 }
@@ -122,14 +127,25 @@ class DrivenProcess {
 }
 
 class DrivenExec extends DrivenProcess implements TaskExec {
+  readonly #registered: Promise<unknown>;
+
+  constructor(ref: ProcessRef, registered: Promise<unknown>) {
+    super(ref);
+    this.#registered = registered;
+  }
+
   get id(): string {
     return this.ref.execId;
   }
 
   async start(): Promise<number> {
-    const pid = await this.startProcess();
+    const started = this.startProcess();
+    // Armed beside Start: a process that ends at once costs no further round trip.
     this.watch();
-    return pid;
+    const [registered, begun] = await Promise.allSettled([this.#registered, started]);
+    if (registered.status === "rejected") throw registered.reason;
+    if (begun.status === "rejected") throw begun.reason;
+    return begun.value;
   }
 
   async resize({ rows, columns }: { rows: number; columns: number }): Promise<void> {
@@ -158,15 +174,18 @@ export class DrivenTask extends DrivenProcess implements Task {
   }
 
   async exec(options: { id: string; process: unknown; stdio: TaskStdio }): Promise<TaskExec> {
-    const { link, service, id } = this.ref;
-    await link.once(service, "Exec", {
+    const { link, service, id, ordered } = this.ref;
+    const registered = link.once(service, "Exec", {
       id,
       execId: options.id,
       ...options.stdio,
       spec: { type_url: PROCESS_TYPE, value: Buffer.from(JSON.stringify(options.process)) },
     });
     const lost = (): Promise<Exit> => Promise.resolve({ status: 137, exitedAt: now() });
-    return new DrivenExec({ link, service, id, execId: options.id, lost });
+    if (ordered)
+      registered.catch(() => {}); // start() says it
+    else await registered;
+    return new DrivenExec({ link, service, id, execId: options.id, ordered, lost }, registered);
   }
 
   async pids(): Promise<readonly number[]> {
