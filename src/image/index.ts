@@ -72,11 +72,17 @@ export async function openImages(options: ImagesOptions): Promise<Images> {
       await records.change(() => ({ removedImages: [record.id] }), { flush: true });
       await store.collect();
     },
-    prepare: ({ key, image }) => {
+    async prepare({ key, image }) {
       if (key === "") throw invalid("key", key, "must not be empty");
       return snapshots.prepare(key, image);
     },
-    removeSnapshot: (key) => snapshots.remove(key),
+    async removeSnapshot(key) {
+      const chainId = snapshots.all().get(key)?.chainId;
+      await snapshots.remove(key);
+      // It may have been the last to hold the layers of an image that is gone.
+      const held = [...records.images.values()].some((image) => image.chain.includes(chainId ?? ""));
+      if (chainId && !held) await store.collect();
+    },
     snapshot: (key) => snapshots.get(key),
     snapshotKeys: () => [...snapshots.all().keys()],
     usage: () => usage.total(),
