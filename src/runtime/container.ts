@@ -146,7 +146,8 @@ export class ContainerProcess extends BaseProcess implements Container, ExecHost
     container.#paused = isFrozen(record.cgroup);
     const exit = readExit(engine.stateDir, record.id) ?? known;
     if (exit) void container.ended(exit);
-    else if (container.pidfd === undefined) void container.ended({ status: LOST, exitedAt: 0n });
+    else if (container.pidfd === undefined)
+      void container.ended({ status: LOST, exitedAt: BigInt(Date.now()) * 1_000_000n });
     else container.watch(false);
     // Started, but the crash came before that was written down: the end of file is there already.
     if (!container.#started && container.#result !== undefined) void container.#awaitExec().catch(() => {});

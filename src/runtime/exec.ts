@@ -53,7 +53,8 @@ export class Exec extends BaseProcess {
     exec.pidfd = left[`${exec.key}/pidfd`];
     const exit = readExit(engine.stateDir, exec.key) ?? known;
     if (exit) void exec.ended(exit);
-    else if (exec.pidfd === undefined) void exec.ended({ status: 255, exitedAt: 0n });
+    else if (exec.pidfd === undefined)
+      void exec.ended({ status: 255, exitedAt: BigInt(Date.now()) * 1_000_000n });
     else exec.watch(false);
     return exec;
   }

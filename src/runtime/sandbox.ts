@@ -122,7 +122,7 @@ export class StubSandbox implements Sandbox {
     const exited = exit
       ? Promise.resolve(exit)
       : pidfd === undefined
-        ? Promise.resolve({ status: LOST, exitedAt: 0n })
+        ? Promise.resolve({ status: LOST, exitedAt: BigInt(Date.now()) * 1_000_000n })
         : engine.native.awaitExit({ pid: record.pid, pidfd, record: file, child: false });
     return new StubSandbox(engine, record, filesOf(record), pidfd, exited, onDestroyed);
   }

@@ -163,8 +163,8 @@ export async function execute(
   return { stdout: Buffer.from(stdout).toString(), stderr: Buffer.from(stderr).toString(), exitCode };
 }
 
-/** Where a daemon's pods could leave something. */
-export function leakScope(daemon: Daemon): LeakScope {
+/** Where a daemon's pods could leave something; a daemon that is started again has other fds and threads. */
+function leakScope(daemon: Daemon, watched: boolean): LeakScope {
   const dirs = ["state/pods", "state/bundles", "netns", "root/images/snapshots"].map((name) =>
     path.join(daemon.dir, name),
   );
@@ -172,11 +172,12 @@ export function leakScope(daemon: Daemon): LeakScope {
     pid: daemon.host.pid,
     cgroups: [path.join(cgroup2Mount()!, daemon.cgroupParent)],
     dirs: [...dirs, ...(daemon.network ? [daemon.network.leases] : [])],
-    watched: () => ({ daemon: daemon.pid }),
+    watched: () => (watched ? { daemon: daemon.pid } : {}),
   };
 }
 
-export const inventoryOf = (daemon: Daemon): Promise<Inventory> => inventory(leakScope(daemon));
+export const inventoryOf = (daemon: Daemon, watched = true): Promise<Inventory> =>
+  inventory(leakScope(daemon, watched));
 
-export const leaksOf = (daemon: Daemon, before: Inventory): Promise<string[]> =>
-  leaks(before, leakScope(daemon));
+export const leaksOf = (daemon: Daemon, before: Inventory, watched = true): Promise<string[]> =>
+  leaks(before, leakScope(daemon, watched));
