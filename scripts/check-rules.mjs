@@ -91,8 +91,17 @@ function scratchCopy() {
   return scratch;
 }
 
-function build(scratch) {
-  return spawnSync(process.execPath, ["scripts/build.mjs"], {
+/** What the files of a patch are built into. */
+function partsOf(patch) {
+  const files = fs.readFileSync(patch, "utf8").matchAll(/^\+\+\+ b\/(\w+)\//gm);
+  return [...files].flatMap(([, top]) => (top === "native" ? ["native"] : ["ts", "bundle"]));
+}
+
+/** Parts that are built with a mutant that was taken out again. */
+let outdated = [];
+
+function build(scratch, parts = []) {
+  return spawnSync(process.execPath, ["scripts/build.mjs", ...new Set([...parts, ...outdated])], {
     cwd: scratch,
     env: environment,
     encoding: "utf8",
@@ -121,7 +130,9 @@ function checkMutant(scratch, id, patch) {
   const applied = git();
   if (applied.status !== 0) return fail(id, `${patch} does not apply: ${applied.stderr}`);
   try {
-    const { status, stdout, stderr } = build(scratch);
+    const parts = partsOf(patch);
+    const { status, stdout, stderr } = build(scratch, parts);
+    outdated = parts;
     if (status !== 0) return fail(id, `${patch} does not build:\n${stdout}${stderr}`);
     const begin = Date.now();
     if (runTests(scratch, id).passed) return fail(id, `the tests pass with ${patch}`);
@@ -145,11 +156,10 @@ function checkMutants(ids) {
     else if (ran === 0) fail(id, "its tests are skipped here");
     return passed && ran > 0;
   });
-  for (const id of sound) {
-    for (const patch of patches.get(id)) checkMutant(scratch, id, patch);
-  }
-  const again = build(scratch);
-  if (again.status !== 0) fail("build", `after all mutants: ${again.stderr}`);
+  const mutants = sound.flatMap((id) => patches.get(id).map((patch) => ({ id, patch })));
+  const isNative = ({ patch }) => Number(partsOf(patch).includes("native"));
+  mutants.sort((a, b) => isNative(a) - isNative(b)); // so that each half is built for itself
+  for (const { id, patch } of mutants) checkMutant(scratch, id, patch);
 }
 
 const wanted = options.ids?.split(",") ?? rules;
