@@ -13,6 +13,11 @@ const CONFIG_TYPE = "runtime.v1.PodSandboxConfig";
 /** runtime.v1.NamespaceMode */
 const MODE = { pod: 0, container: 1, node: 2, target: 3 } as const;
 const SHM_SIZE = 64 << 20;
+/** As containerd has it: in a network of its own no port is worth a capability, and ping needs no raw socket. */
+const OWN_NETWORK: Readonly<Record<string, string>> = {
+  "net.ipv4.ip_unprivileged_port_start": "0",
+  "net.ipv4.ping_group_range": "0 2147483647",
+};
 
 /** What CreateSandbox asks for, as the runtime's options. Whatever cannot be honoured is refused by name. */
 export function sandboxOptions(request: CreateRequest): SandboxOptions {
@@ -37,7 +42,7 @@ export function sandboxOptions(request: CreateRequest): SandboxOptions {
     ipc: hostIpc ? "host" : "pod",
     pid: pidMode(namespaces?.pid ?? MODE.pod),
     uts: hostNetwork ? "host" : "pod",
-    sysctls: config.linux?.sysctls ?? {},
+    sysctls: { ...(hostNetwork ? {} : OWN_NETWORK), ...config.linux?.sysctls },
     cgroupsPath: cgroupsPath(id, config.linux?.cgroupParent ?? ""),
     files: filesOf(config, hostNetwork),
     shmSize: hostIpc ? undefined : SHM_SIZE,

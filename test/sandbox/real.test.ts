@@ -83,6 +83,7 @@ test("a pod with an address: network, name and files of its own", needs(cni), as
     "options ndots:2",
     "search a.b",
   ]);
+  assert.equal(await output(site, container, ["cat", "/proc/sys/net/ipv4/ip_unprivileged_port_start"]), "0");
   assert.match(await output(site, container, ["mount"]), /on \/dev\/shm type tmpfs/);
   const again = await site.restart();
   assert.deepEqual(again.get(pod).ips, [ip]);
@@ -185,6 +186,79 @@ test("user, groups, capabilities and no_new_privs are as asked, in the container
   const reopened = await site.daemon.pods.execSync(id, ["sh", "-c", "echo again > /proc/1/fd/1"], 10);
   assert.equal(reopened.exitCode, 0, reopened.stderr.toString());
   await until("logged", () => logText(log(site)).includes("again"));
+});
+
+test("what is confined by default, and what a privileged container may", async (t) => {
+  const site = await openSite(t);
+  const { pods } = site.daemon;
+  const pod = await pods.run(podRequest(site, { ...hostPod, privileged: true }));
+  const named = (name: string) => ({ metadata: { name, attempt: 0 }, logPath: "" });
+  const confinement = { maskedPaths: ["/proc/uptime"], readonlyPaths: ["/proc/sys"], readonlyRootfs: true };
+  const plain = await running(site, inHost(shell(WAIT, named("plain")), confinement), pod);
+  const privileged = await running(
+    site,
+    inHost(shell(WAIT, named("all")), { ...confinement, privileged: true, readonlyRootfs: false }),
+    pod,
+  );
+  const code = async (id: string, script: string) =>
+    (await pods.execSync(id, ["sh", "-c", script], 20)).exitCode;
+  for (const [script, whenPlain, whenPrivileged] of [
+    ["touch /x 2>/dev/null", 1, 0],
+    ["echo > /proc/sys/kernel/domainname 2>/dev/null", 1, 0],
+    ["grep -q . /proc/uptime", 1, 0],
+    ["mount -t tmpfs none /tmp 2>/dev/null", 1, 0],
+    ["test -w /sys/fs/cgroup/cgroup.procs && echo $$ > /sys/fs/cgroup/cgroup.procs", 1, 0],
+    ["test -c /dev/loop-control || test -c /dev/kmsg", 1, 0],
+    ["test -c /dev/null && echo > /dev/null", 0, 0],
+  ] as const)
+    assert.deepEqual(
+      [await code(plain, script), await code(privileged, script)].map(Boolean),
+      [Boolean(whenPlain), Boolean(whenPrivileged)],
+      script,
+    );
+});
+
+test("a working directory that is missing is made; the host's pids are seen if asked", async (t) => {
+  const site = await openSite(t);
+  const { pods } = site.daemon;
+  const namespaces: NamespaceOptions = { network: "node", pid: "node", ipc: "node" };
+  const pod = await pods.run(podRequest(site, { namespaces, hostname: "" }));
+  const id = await running(site, inHost(shell(WAIT, { workingDir: "/made/here" }), { namespaces }), pod);
+  assert.equal(await output(site, id, ["pwd"]), "/made/here");
+  const self = await output(site, id, ["sh", "-c", `cat /proc/${process.pid}/comm`]);
+  assert.equal(self, fs.readFileSync(`/proc/${process.pid}/comm`, "utf8").trim());
+  assert.equal(
+    await output(site, id, ["readlink", "/proc/self/ns/ipc"]),
+    fs.readlinkSync("/proc/self/ns/ipc"),
+  );
+});
+
+test("standard input that nobody attaches to is silent, not at its end", async (t) => {
+  const site = await openSite(t);
+  const id = await running(site, inHost(shell("read line; echo over", { stdin: true })));
+  await new Promise((resolve) => setTimeout(resolve, 300));
+  assert.equal(site.daemon.pods.getContainer(id).state, "running");
+});
+
+test("pods side by side leave neither descriptors nor processes", async (t) => {
+  const site = await openSite(t);
+  const { pods } = site.daemon;
+  const round = async (n: number) => {
+    const metadata = { name: `p${n}`, uid: "u", namespace: "n", attempt: 0 };
+    const pod = await pods.run(podRequest(site, { ...hostPod, metadata }));
+    const id = await running(site, inHost(shell(WAIT, { logPath: `p${n}.log` })), pod);
+    await pods.execSync(id, ["true"], 20);
+    await pods.stopContainer(id, 10);
+    await pods.remove(pod);
+  };
+  await round(0);
+  const fds = () => fs.readdirSync("/proc/self/fd").length;
+  const before = [fds(), shimProcesses(site.state).length];
+  await Promise.all([1, 2, 3, 4, 5, 6].map(round));
+  await until("all is given back", () => fds() <= before[0]!);
+  assert.equal(shimProcesses(site.state).length, before[1]);
+  for (const dir of ["pods", "bundles"]) assert.deepEqual(fs.readdirSync(path.join(site.state, dir)), []);
+  assert.deepEqual(site.daemon.images.snapshotKeys(), []);
 });
 
 test("a shared pid namespace, and one container's joined by another", async (t) => {
