@@ -35,13 +35,20 @@ export function cgroupOf(target: Target, cgroupsPath: string | undefined, id: st
 
 /** A container's cgroup is its own: destroying it kills whatever is in it. */
 export function refusePopulated(cgroup: string): void {
-  const procs = readFileIfPresent(path.join(cgroup, "cgroup.procs"));
-  if (procs) throw precondition(`cgroup "${cgroup}": has processes already: name one of its own`);
+  if (!fs.existsSync(cgroup)) return;
+  if (readPids(cgroup).length > 0)
+    throw precondition(`cgroup "${cgroup}": has processes already: name one of its own`);
 }
 
-/** Parents that we made are removed with their last child; those that were there stay. */
+/**
+ * Parents that we made are removed some time after their last child, since often the next one is about to
+ * come; those that were there stay.
+ */
+const LINGER_MS = 500;
+
 export class CgroupParents {
   readonly #used = new Map<string, { children: number; made: string[] }>();
+  #flushing = false;
 
   /** Makes the parent of `cgroup` if need be. */
   claim(cgroup: string): void {
@@ -51,7 +58,12 @@ export class CgroupParents {
       known.children++;
       return;
     }
-    this.#used.set(parent, { children: 1, made: makeDirectories(parent) });
+    const made = makeDirectories(parent);
+    this.#used.set(parent, { children: 1, made });
+    if (made.length > 0 && !this.#flushing) {
+      this.#flushing = true;
+      process.once("exit", () => this.#flush());
+    }
     enableControllers(parent);
   }
 
@@ -59,12 +71,31 @@ export class CgroupParents {
     const parent = path.posix.dirname(cgroup);
     const known = this.#used.get(parent);
     if (!known || --known.children > 0) return;
+    if (known.made.length === 0) this.#used.delete(parent);
+    else setTimeout(() => this.#sweep(parent), LINGER_MS).unref();
+  }
+
+  /** Another process that shares the parent has found it empty and removed it. */
+  restore(cgroup: string): void {
+    const parent = path.posix.dirname(cgroup);
+    const made = makeDirectories(parent);
+    enableControllers(parent);
+    this.#used.get(parent)?.made.push(...made);
+  }
+
+  #flush(): void {
+    for (const parent of [...this.#used.keys()]) this.#sweep(parent);
+  }
+
+  #sweep(parent: string): void {
+    const known = this.#used.get(parent);
+    if (!known || known.children > 0) return;
     this.#used.delete(parent);
     for (const directory of known.made) {
       try {
         fs.rmdirSync(directory);
-      } catch (error) {
-        if (!["EBUSY", "ENOTEMPTY", "ENOENT"].includes(errnoOf(error))) throw error;
+      } catch {
+        return; // somebody else has found a use for it
       }
     }
   }

@@ -127,21 +127,37 @@ const rlimit = (value: number | bigint): bigint => {
   return exact > RLIM_INFINITY ? RLIM_INFINITY : exact;
 };
 
-/** By the profile's identity: every exec of a container carries the container's own. */
+/** By the profile's identity, as every exec of a container carries its own, and by content for the next one. */
 const filters = new WeakMap<Seccomp, SeccompProgram>();
+const filtersByText = new Map<string, SeccompProgram>();
+const MAX_FILTERS = 32;
 
 function writeSeccomp(plan: PlanWriter, { seccomp, target, warn }: ProcessPlan): void {
   if (!seccomp) return;
-  let filter = filters.get(seccomp);
+  const { program, flags } = filters.get(seccomp) ?? compiledFilter(seccomp, target, warn);
+  plan.op(OP.seccomp, { a: plan.blob(program), b: program.length, c: flags, subject: "linux.seccomp" });
+}
+
+function compiledFilter(seccomp: Seccomp, target: Target, warn: Warn): SeccompProgram {
+  const text = target.arch + JSON.stringify(seccomp, bigintAsText(seccomp));
+  let filter = filtersByText.get(text);
   if (!filter) {
     filter = compileSeccomp(seccomp, target);
-    filters.set(seccomp, filter);
-    const { skipped } = filter;
-    if (skipped.length > 0)
-      warn("linux.seccomp: rules for unknown system calls do nothing", { names: skipped });
+    if (filtersByText.size >= MAX_FILTERS) filtersByText.delete(filtersByText.keys().next().value!);
+    filtersByText.set(text, filter);
   }
-  const { program, flags } = filter;
-  plan.op(OP.seccomp, { a: plan.blob(program), b: program.length, c: flags, subject: "linux.seccomp" });
+  if (filter.skipped.length > 0)
+    warn("linux.seccomp: rules for unknown system calls do nothing", { names: filter.skipped });
+  filters.set(seccomp, filter);
+  return filter;
+}
+
+/** JSON.stringify is three times as quick without a replacer, and only a caller's own object has bigints. */
+function bigintAsText(seccomp: Seccomp): ((key: string, value: unknown) => unknown) | undefined {
+  const has = seccomp.syscalls?.some(({ args }) =>
+    args?.some(({ value, valueTwo }) => typeof value === "bigint" || typeof valueTwo === "bigint"),
+  );
+  return has ? (_key, value) => (typeof value === "bigint" ? `${value}n` : value) : undefined;
 }
 
 function writeCapabilities(plan: PlanWriter, sets: CapabilitySets): void {

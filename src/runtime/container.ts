@@ -8,7 +8,7 @@ import { compileContainer } from "./compile";
 import type { Engine } from "./engine";
 import { Exec, type ExecHost } from "./exec";
 import type { BaseFiles } from "./mounts";
-import { BaseProcess, LOST } from "./process";
+import { BaseProcess, LOST, launchInto } from "./process";
 import {
   type ContainerRecord,
   type ExecRecord,
@@ -107,7 +107,7 @@ export class ContainerProcess extends BaseProcess implements Container, ExecHost
       const base = await site.base();
       let launched: Launched;
       try {
-        launched = await engine.native.launch({
+        launched = await launchInto(engine, {
           plan,
           fds: [base.fd],
           cgroup,

@@ -228,9 +228,31 @@ async function readSpec(bundle: string): Promise<Spec> {
   }
 }
 
-const STATE_ROOT = "/run/isopod/library";
+const TMPFS_MAGIC = 0x01021994;
 let made: { runtime: Runtime; stateDir: string } | undefined;
 let warnTo: RunOptions["warn"];
+
+/**
+ * State lies on a tmpfs: FIFOs and records come and go with every process, and no disk should wait for them.
+ * /dev/shm is anybody's, so a directory there must be ours alone.
+ */
+function stateRoot(): string {
+  const place = ["/run", "/dev/shm"].find(
+    (dir) => fs.existsSync(dir) && fs.statfsSync(dir).type === TMPFS_MAGIC,
+  );
+  const root = path.join(place ?? "/run", "isopod/library");
+  for (const dir of [path.dirname(root), root]) {
+    fs.mkdirSync(dir, { recursive: true, mode: 0o700 });
+    const { uid, mode } = fs.lstatSync(dir);
+    if (uid !== 0 || (mode & 0o170000) !== 0o040000 || (mode & 0o022) !== 0)
+      throw new IsopodError(
+        "PERMISSION_DENIED",
+        `keeping state: "${dir}": others may write there: remove it`,
+        { path: dir },
+      );
+  }
+  return root;
+}
 
 /** One runtime for the process; its state directory is named after it and taken down after it by the next. */
 function library(warn?: RunOptions["warn"]): { runtime: Runtime; stateDir: string } {
@@ -241,8 +263,9 @@ function library(warn?: RunOptions["warn"]): { runtime: Runtime; stateDir: strin
         "PERMISSION_DENIED",
         `running a container: as uid ${process.getuid?.()}: only root may make its namespaces, mounts and cgroup`,
       );
-    const stateDir = path.join(STATE_ROOT, String(process.pid));
-    sweepStateDirs(STATE_ROOT);
+    const root = stateRoot();
+    const stateDir = path.join(root, String(process.pid));
+    sweepStateDirs(root);
     const tell: RunOptions["warn"] = (message, fields) => {
       if (warnTo) warnTo(message, fields);
       else process.emitWarning(`${message}${fields ? ` ${JSON.stringify(fields)}` : ""}`, "IsopodWarning");

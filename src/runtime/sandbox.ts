@@ -8,7 +8,7 @@ import { ContainerProcess, type ContainerSite } from "./container";
 import type { Engine } from "./engine";
 import { openNamespaces } from "./exec";
 import type { BaseFiles } from "./mounts";
-import { LOST } from "./process";
+import { LOST, launchInto } from "./process";
 import { exitPath, readExit, removeRecord, type SandboxRecord, versioned, writeRecord } from "./state";
 import type { CgroupStats, ContainerOptions, Sandbox, SandboxOptions } from "./types";
 import { checkId } from "./validate";
@@ -94,7 +94,7 @@ export class StubSandbox implements Sandbox {
       engine.parents.claim(cgroup);
       scope.defer("parent cgroup", () => engine.parents.release(cgroup));
       const base = await engine.base();
-      const launched = await engine.native.launch({ plan, fds: [base], cgroup, until: "ready" });
+      const launched = await launchInto(engine, { plan, fds: [base], cgroup, until: "ready" });
       scope.defer("stub", () => abandon(engine, launched, cgroup));
       if (launched.result !== undefined) fs.closeSync(launched.result);
       const { pid, pidfd } = launched;

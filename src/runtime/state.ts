@@ -78,8 +78,15 @@ export const exitPath = (stateDir: string, key: string): string => path.join(sta
 /** `@` is in no id. */
 export const execKey = (container: string, exec: string): string => `${container}@${exec}`;
 
+/**
+ * Replaces what stands there in one step. A record without a pid comes first and before anything it tells of
+ * exists, so it need not.
+ */
 export function writeRecord(stateDir: string, key: string, record: StateRecord): void {
-  writeFileAtomic(recordPath(stateDir, key), JSON.stringify(record));
+  const file = recordPath(stateDir, key);
+  const text = JSON.stringify(record);
+  if (record.pid === 0) fs.writeFileSync(file, text, { mode: 0o600, flag: "wx" });
+  else writeFileAtomic(file, text);
 }
 
 export function removeRecord(stateDir: string, key: string): void {
@@ -88,11 +95,8 @@ export function removeRecord(stateDir: string, key: string): void {
 }
 
 export function removeFile(file: string): void {
-  try {
-    fs.unlinkSync(file);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
-  }
+  // An exception costs more than the look.
+  if (fs.existsSync(file)) fs.unlinkSync(file);
 }
 
 /** The exit that was recorded for `key`, by whoever reaped it. */

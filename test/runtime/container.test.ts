@@ -335,3 +335,15 @@ test("a cgroup with somebody in it is not taken", async () => {
   assert.equal(container.state, "created");
   await container.delete();
 });
+
+test("a parent cgroup that somebody else removes as empty is made again", async () => {
+  const spec = { ...sleep, linux: { ...sleep.linux, cgroupsPath: `${cgroupParent}/inner/${process.pid}` } };
+  const { runtime } = runtimeOf();
+  const sandbox = await runtime.sandbox({ id: "p", implicit: true });
+  const creating = sandbox.create(containerOptions(spec));
+  const parent = path.join(native().features().cgroupRoot, cgroupParent, "inner");
+  fs.rmdirSync(parent);
+  const container = await creating;
+  assert.ok(fs.existsSync(path.join(parent, String(process.pid))));
+  await container.delete();
+});
