@@ -35,7 +35,9 @@ const name = fc
   .filter((text) => !text.endsWith("/"));
 
 test("reads what tar-stream writes, in whatever pieces it comes", async () => {
-  const entry = fc.record({ name, content: fc.uint8Array({ maxLength: 2000 }), seconds: fc.nat(2 ** 31) });
+  // tar-stream writes times as 32-bit integers.
+  const seconds = fc.nat(2 ** 31 - 1);
+  const entry = fc.record({ name, content: fc.uint8Array({ maxLength: 2000 }), seconds });
   await fc.assert(
     fc.asyncProperty(
       fc.array(entry, { maxLength: 6 }),
