@@ -2,10 +2,12 @@ import { type ChildProcess, spawn } from "node:child_process";
 import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
+import { silentLog } from "../../src/base/log";
+import { type Image, openImages } from "../../src/image";
 import { type TestNetwork, writeNetwork } from "./cni";
 import { cleanEnv } from "./command";
 import { type CriClient, criClient } from "./cri-client";
-import { destroyCgroup, type Host, privateHost } from "./host";
+import { destroyCgroup, type Host, onHost, privateHost } from "./host";
 import { repository } from "./peers";
 import { argumentsOf, killAll, processesOf, until } from "./processes";
 
@@ -57,12 +59,26 @@ export async function startDaemon(options: DaemonOptions = {}): Promise<Daemon> 
   const host = options.host ?? (await privateHost());
   const daemon = new DaemonProcess(dir, host, options);
   try {
+    // As on a machine where `ip netns` has been used: the daemon finds its netns_dir a shared mount.
+    const netns = path.join(dir, "netns");
+    fs.mkdirSync(netns);
+    await onHost(host, "sh", ["-c", `mount --bind ${netns} ${netns} && mount --make-shared ${netns}`]);
     await options.prepare?.(daemon);
     if (options.start !== false) await daemon.start();
     return daemon;
   } catch (error) {
     await daemon.end();
     throw error;
+  }
+}
+
+/** Puts what is in a `docker save` tar or an OCI layout into the image store of a daemon that is not running. */
+export async function importImages(daemon: Daemon, archive: string): Promise<readonly Image[]> {
+  const images = await openImages({ root: path.join(daemon.root, "images"), log: silentLog });
+  try {
+    return await images.import({ path: archive });
+  } finally {
+    await images.close();
   }
 }
 

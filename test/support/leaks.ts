@@ -13,6 +13,8 @@ export interface LeakScope {
   readonly cgroups: readonly string[];
   /** Folders whose files are ours: state, root, netns pins, IPAM leases, … */
   readonly dirs: readonly string[];
+  /** Paths of files that do not count. */
+  readonly ignore?: RegExp;
   /** Processes whose fds and threads are compared: name → pid. */
   readonly watched: () => Readonly<Record<string, number>>;
 }
@@ -29,9 +31,21 @@ export async function inventory(scope: LeakScope): Promise<Inventory> {
     processes: processes(scope),
     fds: Object.entries(watched).flatMap(([name, pid]) => fds(pid).map((fd) => `${name}: ${fd}`)),
     threads: Object.entries(watched).flatMap(([name, pid]) => threads(pid).map((task) => `${name}: ${task}`)),
-    files: scope.dirs.flatMap((dir) => tree(dir, false)),
+    files: scope.dirs.flatMap((dir) => tree(dir, false)).filter((file) => !scope.ignore?.test(file)),
     keys: keys(),
   };
+}
+
+/** An inventory that has come to rest: two in a row are equal. */
+export async function settledInventory(scope: LeakScope, timeoutMs = 10_000): Promise<Inventory> {
+  const deadline = Date.now() + timeoutMs;
+  let last = await inventory(scope);
+  for (;;) {
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    const next = await inventory(scope);
+    if (differences(last, next).length === 0 || Date.now() > deadline) return next;
+    last = next;
+  }
 }
 
 /** Lines such as `+ mounts: …` (leaked) and `- mounts: …` (gone); empty if equal. Counts matter. */
@@ -48,11 +62,19 @@ export function differences(before: Inventory, after: Inventory): string[] {
   return found.sort();
 }
 
-/** Takes inventories until one equals `before`, since the kernel tears namespaces down in its own time. */
-export async function leaks(before: Inventory, scope: LeakScope, timeoutMs = 10_000): Promise<string[]> {
+/**
+ * Takes inventories until one equals `before`, since the kernel tears namespaces down in its own
+ * time. `onlyMore`: what is gone does not count.
+ */
+export async function leaks(
+  before: Inventory,
+  scope: LeakScope,
+  { timeoutMs = 10_000, onlyMore = false } = {},
+): Promise<string[]> {
   const deadline = Date.now() + timeoutMs;
   for (;;) {
-    const found = differences(before, await inventory(scope));
+    const all = differences(before, await inventory(scope));
+    const found = onlyMore ? all.filter((line) => line.startsWith("+")) : all;
     if (found.length === 0 || Date.now() > deadline) return found;
     await new Promise((resolve) => setTimeout(resolve, 200));
   }

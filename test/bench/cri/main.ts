@@ -8,16 +8,19 @@ import { type Host, privateHost } from "../../support/host";
 import { busyboxImage, compileStatic, pauseImage, writeDockerArchive } from "../../support/images";
 import { type Need, present } from "../../support/needs";
 import { type Containerd, peers, repository } from "../../support/peers";
+import { endPod, exec, type PodPlan, type RunningPod, startPod } from "../../support/pod-plan";
+import { processesNaming } from "../../support/processes";
 import { compare, figures, machine } from "../figures";
 import { startContainerd } from "./containerd";
 import { type CriContender, overheadKiB } from "./contender";
-import { startIsopod } from "./isopod";
-import { cgroupParent, endPod, execTrue, type PodPlan, type RunningPod, startPod } from "./pods";
+import { loopDelay, startIsopod } from "./isopod";
 
 /**
  * bench:cri: the same CRI requests to our daemon and to a private containerd, one pod here, one pod there,
  * in the same run and in the same private host.
  */
+/** One for all contenders: pods of both lie below, none at the same time. */
+const cgroupParent = `/isopod-bench-${process.pid}`;
 const image = "localhost/bench:1";
 const pause = "localhost/pause:1";
 
@@ -94,8 +97,7 @@ async function everybody(
   writeDockerArchive(archive, [{ tags: [image], image: await benchImage() }]);
   writeDockerArchive(pauseArchive, [{ tags: [pause], image: await pauseImage() }]);
   if (only === undefined || "isopod".includes(only)) {
-    const ours = path.join(dir, "i");
-    all.push(await startIsopod({ dir: ours, host, network: writeNetwork(ours, { host }), archive }));
+    all.push(await startIsopod(host, archive));
   }
   const peer = peerNamed(peerName);
   if (peer.missing !== undefined) console.log(`no peer: ${peer.missing}`);
@@ -105,7 +107,8 @@ async function everybody(
     const settings = { dir: theirs, host, peer: peer.containerd, version: peer.version, network };
     const runtime = peer.runtime.endsWith("/crun") ? await withoutShares(dir, peer.runtime) : peer.runtime;
     const daemon = await startContainerd({ ...settings, runtime, pauseImage: pause });
-    all.push({ name: peer.title, cri: daemon.cri, dir: theirs, pid: daemon.pid, stop: daemon.stop });
+    const shims = () => processesNaming(theirs).filter((pid) => pid !== daemon.pid);
+    all.push({ name: peer.title, cri: daemon.cri, pid: daemon.pid, shims, stop: daemon.stop });
     await daemon.importImage(archive);
     await daemon.importImage(pauseArchive);
   }
@@ -126,7 +129,9 @@ async function benchImage() {
     #include <unistd.h>
     static void end(int s) { (void)s; _exit(0); }
     int main(void) { signal(SIGTERM, end); for (;;) pause(); }`;
-  return busyboxImage({}, [{ path: "bin/wait", mode: 0o755, data: await compileStatic("wait", source) }]);
+  return busyboxImage({ Cmd: ["/bin/wait"] }, [
+    { path: "bin/wait", mode: 0o755, data: await compileStatic("wait", source) },
+  ]);
 }
 
 const timed = async <T>(into: number[], work: Promise<T>, begin = process.hrtime.bigint()): Promise<T> => {
@@ -139,30 +144,47 @@ async function rounds(all: readonly CriContender[], network: PodPlan["network"],
   const kinds = { start: "RunPodSandbox+Create+Start", exec: "ExecSync /bin/true", end: "stop and remove" };
   const samples: Record<keyof typeof kinds, Record<string, number[]>> = { start: {}, exec: {}, end: {} };
   for (const kind of Object.values(samples)) for (const { name } of all) kind[name] = [];
+  await resetLoopDelay(all);
   for (let round = -2; round < n; round++) {
     for (const { name, cri } of all) {
-      const plan: PodPlan = { name: `${network}-${round + 2}`, network, image };
+      const plan: PodPlan = { name: `${network}-${round + 2}`, network, image, cgroupParent };
       const into = (kind: keyof typeof kinds) => (round < 0 ? [] : samples[kind][name]!);
       const pod = await timed(into("start"), startPod(cri, plan));
-      await timed(into("exec"), execTrue(cri, pod));
+      await timed(into("exec"), exec(cri, pod, ["/bin/true"]));
       await timed(into("end"), endPod(cri, pod));
     }
   }
   for (const [kind, title] of Object.entries(kinds)) {
     console.log(`${compare(`${title}, ${network} network`, samples[kind as keyof typeof kinds])}\n`);
   }
+  await printLoopDelay(all);
+}
+
+const ourselves = (all: readonly CriContender[]) => all.filter(({ name }) => name === "isopod");
+
+async function resetLoopDelay(all: readonly CriContender[]): Promise<void> {
+  for (const contender of ourselves(all)) await loopDelay(contender);
+}
+
+async function printLoopDelay(all: readonly CriContender[]): Promise<void> {
+  for (const contender of ourselves(all)) {
+    const { p50, p99, max } = await loopDelay(contender);
+    const values = [p50, p99, max].map((value) => value.toFixed(2));
+    console.log(`isopod: event loop delay p50 ${values[0]}, p99 ${values[1]}, max ${values[2]} ms\n`);
+  }
 }
 
 /** Pods started per second with eight requests under way at any time. */
 async function throughput(all: readonly CriContender[], count = 48, atOnce = 8, runs = 3): Promise<void> {
   const rates: Record<string, number[]> = {};
+  await resetLoopDelay(all);
   for (let run = 0; run < runs; run++) {
     for (const { name, cri } of all) {
       const pods: RunningPod[] = [];
       let next = 0;
       const worker = async () => {
         while (next < count) {
-          const plan: PodPlan = { name: `many-${run}-${next++}`, network: "host", image };
+          const plan: PodPlan = { name: `many-${run}-${next++}`, network: "host", image, cgroupParent };
           pods.push(await startPod(cri, plan));
         }
       };
@@ -176,7 +198,7 @@ async function throughput(all: readonly CriContender[], count = 48, atOnce = 8, 
   for (const [name, values] of Object.entries(rates)) {
     console.log(`${name}: ${figures(values).p50.toFixed(1)} pods started per second, ${atOnce} at once`);
   }
-  console.log("");
+  await printLoopDelay(all);
 }
 
 /** Private_Dirty of daemon and shims per further idle pod. */
@@ -184,7 +206,9 @@ async function memory(all: readonly CriContender[], count: number): Promise<void
   for (const contender of all) {
     const pods: RunningPod[] = [];
     const start = async (number: number) => {
-      pods.push(await startPod(contender.cri, { name: `idle-${number}`, network: "host", image }));
+      pods.push(
+        await startPod(contender.cri, { name: `idle-${number}`, network: "host", image, cgroupParent }),
+      );
     };
     await start(0);
     await settle();

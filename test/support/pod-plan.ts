@@ -1,11 +1,16 @@
 import Long from "long";
-import type { CriClient } from "../../support/cri-client";
+import type { CriClient } from "./cri-client";
 
-/** A pod as the bench makes it; every contender gets the very same requests. */
+/** A pod with one container, as kubelet would ask for it; benches and soak send the very same requests. */
 export interface PodPlan {
   readonly name: string;
   readonly network: "host" | "bridge";
   readonly image: string;
+  readonly cgroupParent: string;
+  /** Default: the image's. */
+  readonly command?: readonly string[];
+  /** Where the container's log goes, as `main.log`; default: nowhere. */
+  readonly logDirectory?: string;
 }
 
 export interface RunningPod {
@@ -14,19 +19,16 @@ export interface RunningPod {
   readonly containerId: string;
 }
 
-/** One for all contenders: pods of both lie below, none at the same time. */
-export const cgroupParent = `/isopod-bench-${process.pid}`;
-
 const POD = 0;
 const CONTAINER = 1;
 const NODE = 2;
 
-const podConfig = ({ name, network }: PodPlan) => ({
-  metadata: { name, uid: `uid-${name}`, namespace: "bench", attempt: 0 },
+export const podConfig = ({ name, network, cgroupParent, logDirectory }: PodPlan) => ({
+  metadata: { name, uid: `uid-${name}`, namespace: "test", attempt: 0 },
   hostname: network === "host" ? "" : name,
-  logDirectory: "",
-  dnsConfig: { servers: ["192.0.2.1"], searches: ["bench.local"], options: [] },
-  labels: { app: "bench" },
+  logDirectory: logDirectory ?? "",
+  dnsConfig: { servers: ["192.0.2.1"], searches: ["test.local"], options: [] },
+  labels: { app: "test" },
   linux: {
     cgroupParent,
     securityContext: {
@@ -36,16 +38,17 @@ const podConfig = ({ name, network }: PodPlan) => ({
   },
 });
 
-const containerConfig = (image: string) => ({
+export const containerConfig = ({ image, command, logDirectory }: PodPlan) => ({
   metadata: { name: "main", attempt: 0 },
   image: { image },
-  command: ["/bin/wait"],
+  command: [...(command ?? [])],
   envs: [{ key: "KUBERNETES_SERVICE_HOST", value: Buffer.from("192.0.2.1") }],
-  labels: { app: "bench" },
-  logPath: "",
+  labels: { app: "test" },
+  logPath: logDirectory === undefined ? "" : "main.log",
   linux: {
     resources: { oomScoreAdj: Long.fromNumber(500) },
     securityContext: {
+      namespaceOptions: { pid: CONTAINER },
       seccomp: { profileType: 0 },
       maskedPaths: ["/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/firmware"],
       readonlyPaths: ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
@@ -59,20 +62,22 @@ export async function startPod(cri: CriClient, plan: PodPlan): Promise<RunningPo
   const { podSandboxId: podId } = await cri.RunPodSandbox({ config });
   const { containerId } = await cri.CreateContainer({
     podSandboxId: podId,
-    config: containerConfig(plan.image),
+    config: containerConfig(plan),
     sandboxConfig: config,
   });
-  await cri.StartContainer({ containerId: containerId });
+  await cri.StartContainer({ containerId });
   return { plan, podId, containerId };
 }
 
-export async function execTrue(cri: CriClient, pod: RunningPod): Promise<void> {
-  const command = { containerId: pod.containerId, cmd: ["/bin/true"], timeout: Long.fromNumber(10) };
-  const { exitCode: code } = await cri.ExecSync(command);
-  if (code !== 0) throw new Error(`/bin/true ended with ${code}`);
+/** Returns standard output; throws unless the command ends with 0. */
+export async function exec(cri: CriClient, pod: RunningPod, cmd: readonly string[]): Promise<string> {
+  const request = { containerId: pod.containerId, cmd: [...cmd], timeout: Long.fromNumber(10) };
+  const { exitCode, stdout, stderr } = await cri.ExecSync(request);
+  if (exitCode !== 0) throw new Error(`${cmd.join(" ")} ended with ${exitCode}: ${Buffer.from(stderr)}`);
+  return Buffer.from(stdout).toString();
 }
 
-/** StopContainer (it ends at SIGTERM), RemoveContainer, StopPodSandbox, RemovePodSandbox. */
+/** StopContainer (SIGTERM, ten seconds, SIGKILL), RemoveContainer, StopPodSandbox, RemovePodSandbox. */
 export async function endPod(cri: CriClient, pod: RunningPod): Promise<void> {
   await cri.StopContainer({ containerId: pod.containerId, timeout: Long.fromNumber(10) });
   await cri.RemoveContainer({ containerId: pod.containerId });
