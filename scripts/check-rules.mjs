@@ -5,7 +5,7 @@
 //   --titles-only   only that each rule has titles and patches that apply, and that no title or patch is
 //                   without a rule: seconds, part of npm test
 //   --ids R5,R8     only these rules
-import { spawnSync } from "node:child_process";
+import { execFile, spawnSync } from "node:child_process";
 import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
@@ -60,16 +60,22 @@ const fail = (id, why) => {
   console.log(`${id.padEnd(16)} FAILED  ${why}`);
 };
 
-function applies(patch, directory) {
-  return spawnSync("git", ["apply", "--check", path.resolve(patch)], { cwd: directory, encoding: "utf8" });
+/** Not spawnSync: a signal must be able to end this script and clear away its copy. */
+function run(file, args, cwd) {
+  return new Promise((resolve) => {
+    const options = { cwd, env: environment, encoding: "utf8", maxBuffer: 64 << 20 };
+    execFile(file, args, options, (error, stdout, stderr) =>
+      resolve({ status: error ? (error.code ?? 1) : 0, stdout, stderr }),
+    );
+  });
 }
 
-function checkNames(ids) {
+async function checkNames(ids) {
   for (const id of ids) {
     if (!titles.has(id)) fail(id, "no test's title starts with it");
     if (!patches.has(id)) fail(id, "no mutant in test/mutants");
     for (const patch of patches.get(id) ?? []) {
-      const { status, stderr } = applies(patch, root);
+      const { status, stderr } = await run("git", ["apply", "--check", patch], root);
       if (status !== 0) fail(id, `${patch} does not apply: ${stderr.trim().split("\n")[0]}`);
     }
   }
@@ -81,41 +87,43 @@ function checkNames(ids) {
 /** The checkout and what is built of it, with its times: a build there compiles only what a patch touches. */
 function scratchCopy() {
   const scratch = fs.mkdtempSync(path.join(os.tmpdir(), "isopod-rules-"));
-  fs.cpSync(root, scratch, {
-    recursive: true,
-    preserveTimestamps: true,
-    verbatimSymlinks: true,
-    filter: (source) => ![".git", "node_modules"].includes(path.relative(root, source)),
-  });
+  const entries = fs.readdirSync(root).filter((name) => ![".git", "node_modules"].includes(name));
+  // To the nanosecond, and of directories as well: the build compares both.
+  spawnSync("cp", ["-a", ...entries, scratch]);
   fs.symlinkSync(fs.realpathSync("node_modules"), path.join(scratch, "node_modules"));
   return scratch;
 }
 
+const filesOf = (patch) =>
+  [...fs.readFileSync(patch, "utf8").matchAll(/^\+\+\+ b\/(.*)$/gm)].map((match) => match[1]);
+
 /** What the files of a patch are built into. */
-function partsOf(patch) {
-  const files = fs.readFileSync(patch, "utf8").matchAll(/^\+\+\+ b\/(\w+)\//gm);
-  return [...files].flatMap(([, top]) => (top === "native" ? ["native"] : ["ts", "bundle"]));
+const partsOf = (patch) =>
+  filesOf(patch).flatMap((file) => (file.startsWith("native/") ? ["native"] : ["ts", "bundle"]));
+
+/** Directories keep their times: for a newer one the native build would be configured anew. */
+async function apply(scratch, patch, ...options) {
+  const directories = filesOf(patch).map((file) => path.join(scratch, path.dirname(file)));
+  const before = directories.map((directory) => fs.statSync(directory));
+  // The copy's own patch: the checkout may have moved on.
+  const applied = await run("git", ["apply", ...options, patch], scratch);
+  for (const [i, { atime, mtime }] of before.entries()) fs.utimesSync(directories[i], atime, mtime);
+  return applied;
 }
 
 /** Parts that are built with a mutant that was taken out again. */
 let outdated = [];
 
 function build(scratch, parts = []) {
-  return spawnSync(process.execPath, ["scripts/build.mjs", ...new Set([...parts, ...outdated])], {
-    cwd: scratch,
-    env: environment,
-    encoding: "utf8",
-  });
+  const wanted = new Set([...parts, ...outdated]);
+  return run(process.execPath, ["scripts/build.mjs", ...wanted], scratch);
 }
 
 /** Runs the id's tests: how many ran (were not skipped), and whether all passed. */
-function runTests(scratch, id) {
+async function runTests(scratch, id) {
   const files = titles.get(id).map((file) => path.join("dist", file.replace(/\.ts$/, ".js")));
-  const { status, stdout } = spawnSync(
-    process.execPath,
-    ["--test", "--test-reporter=tap", "--test-timeout=180000", `--test-name-pattern=^${id}:`, ...files],
-    { cwd: scratch, env: environment, encoding: "utf8", maxBuffer: 64 << 20 },
-  );
+  const how = ["--test", "--test-reporter=tap", "--test-timeout=180000", `--test-name-pattern=^${id}:`];
+  const { status, stdout } = await run(process.execPath, [...how, ...files], scratch);
   const results = stdout
     .split("\n")
     .filter((line) => / - CVE-| - R\d/.test(line) && line.includes(`- ${id}: `));
@@ -123,51 +131,49 @@ function runTests(scratch, id) {
   return { ran, passed: status === 0, output: stdout };
 }
 
-function checkMutant(scratch, id, patch) {
-  // The copy's own patch: the checkout may have moved on.
-  const git = (...args) =>
-    spawnSync("git", ["apply", ...args, path.join(scratch, patch)], { cwd: scratch, encoding: "utf8" });
-  const applied = git();
+async function checkMutant(scratch, id, patch) {
+  const applied = await apply(scratch, patch);
   if (applied.status !== 0) return fail(id, `${patch} does not apply: ${applied.stderr}`);
   try {
     const parts = partsOf(patch);
-    const { status, stdout, stderr } = build(scratch, parts);
+    const { status, stdout, stderr } = await build(scratch, parts);
     outdated = parts;
     if (status !== 0) return fail(id, `${patch} does not build:\n${stdout}${stderr}`);
     const begin = Date.now();
-    if (runTests(scratch, id).passed) return fail(id, `the tests pass with ${patch}`);
+    if ((await runTests(scratch, id)).passed) return fail(id, `the tests pass with ${patch}`);
     console.log(`${id.padEnd(16)} ok      ${path.basename(patch)} noticed in ${Date.now() - begin} ms`);
   } finally {
-    git("--reverse");
+    await apply(scratch, patch, "--reverse");
   }
 }
 
-function checkMutants(ids) {
+async function checkMutants(ids) {
   const scratch = scratchCopy();
   const remove = () => fs.rmSync(scratch, { recursive: true, force: true });
   process.on("exit", remove);
   for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => process.exit(1));
-  const { status, stdout, stderr } = build(scratch);
+  const { status, stdout, stderr } = await build(scratch);
   if (status !== 0) return fail("build", `${stdout}${stderr}`);
   // First as it is: a test that fails anyway notices nothing.
-  const sound = ids.filter((id) => {
-    const { ran, passed, output } = runTests(scratch, id);
+  const sound = [];
+  for (const id of ids) {
+    const { ran, passed, output } = await runTests(scratch, id);
     if (!passed) fail(id, `its tests fail without a mutant:\n${output}`);
     else if (ran === 0) fail(id, "its tests are skipped here");
-    return passed && ran > 0;
-  });
+    else sound.push(id);
+  }
   const mutants = sound.flatMap((id) => patches.get(id).map((patch) => ({ id, patch })));
   const isNative = ({ patch }) => Number(partsOf(patch).includes("native"));
   mutants.sort((a, b) => isNative(a) - isNative(b)); // so that each half is built for itself
-  for (const { id, patch } of mutants) checkMutant(scratch, id, patch);
+  for (const { id, patch } of mutants) await checkMutant(scratch, id, patch);
 }
 
 const wanted = options.ids?.split(",") ?? rules;
 for (const id of wanted) if (!rules.includes(id)) fail(id, "no such rule in docs/conformance.md");
 if (rules.length === 0) fail("rules", "docs/conformance.md has none");
-checkNames(wanted.filter((id) => rules.includes(id)));
+await checkNames(wanted.filter((id) => rules.includes(id)));
 if (!options["titles-only"]) {
-  checkMutants(wanted.filter((id) => titles.has(id) && patches.has(id) && rules.includes(id)));
+  await checkMutants(wanted.filter((id) => titles.has(id) && patches.has(id) && rules.includes(id)));
 }
 console.log(`${wanted.length} rules, ${failures.length} failures`);
 process.exitCode = failures.length > 0 ? 1 : 0;
