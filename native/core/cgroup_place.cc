@@ -4,9 +4,26 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#include "base/file.h"
 #include "core/device_program.h"
 
 namespace isopod::core {
+
+namespace {
+
+// R4: a child that shares Node's memory may not be born among strangers: an OOM kill there could
+// take Node with it, and in a frozen cgroup it would never execute, so the launcher would wait for
+// ever.
+const char* occupied(int cgroup) {
+  Result<std::string> events = read_file(cgroup, "cgroup.events");
+  if (!events) return nullptr;  // the root cgroup has none
+  if (events->find("frozen 1") != std::string::npos) return "is frozen";
+  if (events->find("populated 1") != std::string::npos)
+    return "is in use: joining needs a successor";
+  return nullptr;
+}
+
+}  // namespace
 
 Result<CgroupPlace> cgroup_prepare(const std::string& path,
                                    const std::vector<uint8_t>& device_program) {
@@ -16,6 +33,8 @@ Result<CgroupPlace> cgroup_prepare(const std::string& path,
   place.fd.reset(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   int err = place.fd ? 0 : errno;
   const char* step = "cgroup";
+  const char* why = err == 0 && !place.made ? occupied(place.fd.get()) : nullptr;
+  if (why != nullptr) return Error{EBUSY, step, path, {}, why, "FAILED_PRECONDITION"};
   if (err == 0 && !device_program.empty()) {
     err = attach_device_program(place.fd.get(), device_program);
     step = "device program";

@@ -45,6 +45,8 @@ void become_stub(void* data) {
   const char* arguments[] = {name, nullptr};
   const char* environment[] = {nullptr};
   long result = place_descriptors(work->sources, work->count, work->image);
+  // What Node or a library of its left inheritable is closed by the exec.
+  if (result >= 0) sys::close_range(static_cast<unsigned>(work->count), ~0u, CLOSE_RANGE_CLOEXEC);
   if (result >= 0)
     result = sys::raw(SYS_execveat, result, sys::word(""), sys::word(arguments),
                       sys::word(environment), AT_EMPTY_PATH);
@@ -209,7 +211,9 @@ class Launch : public std::enable_shared_from_this<Launch> {
       if (!reap(self->first_.get(), false)) return;
       Poller::control().unwatch(self->first_.get());
       self->first_.reset();
-      if (self->when_first_is_gone_) self->when_first_is_gone_();
+      const std::function<void()> end = std::move(self->when_first_is_gone_);
+      self->when_first_is_gone_ = nullptr;  // it holds us
+      if (end) end();
     });
   }
 

@@ -41,8 +41,10 @@ constexpr int32_t kLoopback = 1;         // the first interface of every network
 
 }  // namespace
 
-// Consumes the slot.
+// Consumes the slot. A pid namespace is entered by its next child, so only a successor does that
+// (R4).
 long op_setns(const Op& op) {
+  if ((op.b & CLONE_NEWPID) != 0) return -kEinval;
   const long error = sys::setns(stub.slots[op.a], op.b);
   if (error < 0) return error;
   close_fd(stub.slots[op.a]);
@@ -65,6 +67,9 @@ long op_successor(const Op& op) {
     if (const long error = sys::setns(stub.slots[op.a], CLONE_NEWPID); error < 0) return error;
     close_fd(stub.slots[op.a]);
   }
+  int told[2] = {-1, -1};
+  if (const long error = sys::raw(SYS_pipe2, sys::word(told), sys::kCloexec); error < 0)
+    return error;
   int pidfd = -1;
   CloneArguments arguments{};
   arguments.flags = CLONE_PARENT | CLONE_PIDFD;
@@ -80,8 +85,14 @@ long op_successor(const Op& op) {
     message.type = plan::kReportSuccessor;
     message.value = static_cast<uint32_t>(pid);
     report(message, pidfd);
+    sys::write(told[1], "", 1);
     sys::exit_group(0);
   }
+  // What the successor says must not overtake the report of who it is.
+  close_fd(told[1]);
+  char go = 0;
+  if (sys::read(told[0], &go, 1) != 1) sys::exit_group(1);
+  close_fd(told[0]);
   if (op.b != plan::kNoSlot) close_fd(stub.slots[op.b]);
   return 0;
 }

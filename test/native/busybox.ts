@@ -176,6 +176,8 @@ export interface Containers {
   cgroup(): string;
   /** Another root filesystem, to be spoilt. */
   freshRoot(): string;
+  /** Lines of mountinfo that speak of the test's own directory: others run beside it. */
+  mounts(): readonly string[];
   launch(
     plan: Uint8Array,
     options?: { cgroup?: string; until?: "ready" | "exec"; fds?: number[]; initImage?: number },
@@ -219,6 +221,11 @@ export function containers(): Containers {
       return base;
     },
     cgroup: () => path.join(parent, `c${counter++}`),
+    mounts: () =>
+      fs
+        .readFileSync("/proc/self/mountinfo", "utf8")
+        .split("\n")
+        .filter((line) => line.includes(path.basename(made.dir))),
     freshRoot: () => busyboxRoot(path.join(made.dir, `root${counter++}`)),
     launch: (plan, options = {}) =>
       native().launch({ plan, until: "exec", ...options, fds: [base, ...(options.fds ?? [])] }),

@@ -141,7 +141,7 @@ describe("a launch that fails leaves nothing, whatever step it was", () => {
 
   const traces = () => ({
     fds: fs.readdirSync("/proc/self/fd").length,
-    mounts: fs.readFileSync("/proc/self/mountinfo", "utf8"),
+    mounts: given.mounts(),
     children: fs
       .readdirSync("/proc/self/task")
       .map((task) => fs.readFileSync(`/proc/self/task/${task}/children`, "utf8"))
