@@ -92,3 +92,6 @@ export const containerDir = (context: Context, podId: string, id: string): strin
 /** Tells a later daemon how to find the sandbox's shim. */
 export const sandboxFile = (context: Context, podId: string): string =>
   path.join(podDir(context, podId), "sandbox.json");
+/** Holds the time of a container's start. */
+export const startedFile = (context: Context, podId: string, id: string): string =>
+  path.join(containerDir(context, podId, id), "started");

@@ -1,7 +1,16 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { IsopodError, messageOf } from "../base/errors";
-import { type Container, type Context, containerDir, type Pod, podDir, sandboxFile } from "./context";
+import { readFileIfPresent } from "../base/files";
+import {
+  type Container,
+  type Context,
+  containerDir,
+  type Pod,
+  podDir,
+  sandboxFile,
+  startedFile,
+} from "./context";
 import { newContainer } from "./create-container";
 import { Lock, settle } from "./lock";
 import { containerName, podName } from "./names";
@@ -108,9 +117,11 @@ async function recoverContainer(context: Context, container: Container): Promise
     const task = await sandbox.adopt({ id, stdio });
     container.task = task;
     const { status } = await task.state();
-    // The write of startedAt may have been lost with the daemon; that it runs is what counts.
-    if ((status === "running" || status === "paused") && container.record.startedAt === 0n)
-      container.record = { ...container.record, startedAt: container.record.createdAt };
+    const started = readFileIfPresent(startedFile(context, podId, id));
+    // A daemon that died between the start and its note: that the container runs is what counts.
+    const runs = status === "running" || status === "paused";
+    const startedAt = started ? BigInt(started) : runs ? container.record.createdAt : 0n;
+    container.record = { ...container.record, startedAt };
     watchContainer(context, container, task);
     // An exit that happened meanwhile is told with its true code before the first list.
     if (status === "stopped") await container.ended;

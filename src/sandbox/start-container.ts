@@ -1,6 +1,7 @@
+import * as fs from "node:fs";
 import { messageOf, precondition } from "../base/errors";
 import { withDeadline } from "../base/scope";
-import { type Container, type Context, containerState, podIsReady } from "./context";
+import { type Container, type Context, containerState, podIsReady, startedFile } from "./context";
 import { now, requireState } from "./state";
 
 const END_MS = 5000;
@@ -38,8 +39,14 @@ async function start(context: Context, container: Container): Promise<void> {
     throw error;
   }
   container.record = { ...container.record, startedAt: now() };
-  // Not awaited: a daemon that has lost it learns from the shim that the container runs.
-  context.store.putContainer(container.record).catch((error: unknown) => {
-    context.log.error("recording a start", { container: container.record.id, error: messageOf(error) });
-  });
+  rememberStart(context, container);
+}
+
+/** Of use to a daemon of this boot only; the record on disk gets it with the end. */
+function rememberStart(context: Context, { record }: Container): void {
+  try {
+    fs.writeFileSync(startedFile(context, record.podId, record.id), record.startedAt.toString());
+  } catch (error) {
+    context.log.warn("recording a start", { container: record.id, error: messageOf(error) });
+  }
 }

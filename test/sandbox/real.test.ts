@@ -310,7 +310,7 @@ test("ExecSync: time-out kills the whole tree; a background child does not hold 
   assert.equal(big.stdout.length, 16 << 20);
   await assert.rejects(pods.execSync(id, ["/no/such"], 10), /no such file or directory/i);
   const dir = path.join(site.state, "pods", pods.getContainer(id).podId, id);
-  assert.deepEqual(fs.readdirSync(dir).sort(), ["stderr", "stdout"]);
+  assert.deepEqual(fs.readdirSync(dir).sort(), ["started", "stderr", "stdout"]);
 });
 
 test("StopContainer: a handler of SIGTERM is heard; who ignores it is killed; 137 is told", async (t) => {
@@ -337,8 +337,10 @@ test("R3: the daemon comes back: containers ran on, their output is whole, exits
   const config = shell("i=0; while [ ! -e /go ]; do i=$((i+1)); echo line $i; sleep 0.01; done; exit 9");
   const id = await running(site, inHost(config));
   await until("some lines", () => logText(log(site)).length > 5);
+  const { startedAt } = site.daemon.pods.getContainer(id);
   const pods = await site.restart(() => new Promise((resolve) => setTimeout(resolve, 300)));
   assert.equal(pods.getContainer(id).state, "running");
+  assert.equal(pods.getContainer(id).startedAt, startedAt);
   const seen = logText(log(site)).length;
   await until("more lines", () => logText(log(site)).length > seen + 5);
   await pods.execSync(id, ["touch", "/go"], 10);
