@@ -103,7 +103,7 @@ const notBuilt = (name: string) => (): never => {
 
 const refuseStream = (name: string): grpc.handleServerStreamingCall<unknown, unknown> => {
   return (call) => {
-    call.emit("error", failureOf(unimplemented(name), name));
+    call.emit("error", failureOf(unimplemented(name)));
   };
 };
 
@@ -124,10 +124,13 @@ function unary(
       log[level](method, { op: method, ms: ms() });
       reply(null, response);
     } catch (error) {
-      const failure = failureOf(error, method);
+      const failure = failureOf(error);
+      const { code, details } = failure;
       const stack = IsopodError.is(error) ? undefined : (error as Error).stack;
       const cleanup = IsopodError.is(error) ? error.cleanupErrors?.map(messageOf) : undefined;
-      log.warn(failure.details, { op: method, ms: ms(), code: grpc.status[failure.code], stack, cleanup });
+      // Whoever starts with us asks again and again until we are ready.
+      const severity = code === grpc.status.UNAVAILABLE ? "debug" : "warn";
+      log[severity](details, { op: method, ms: ms(), code: grpc.status[code], stack, cleanup });
       reply(failure);
     }
   };

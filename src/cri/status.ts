@@ -21,9 +21,6 @@ const codes: Readonly<Record<ErrorCode, status>> = {
   UNAUTHENTICATED: status.UNAUTHENTICATED,
 };
 
-/** Words that kubelet looks for in the text of a failed pull, by our code. */
-const pullSentinels: Partial<Record<ErrorCode, string>> = { UNAVAILABLE: "RegistryUnavailable" };
-
 /** Bytes. gRPC carries the text in a header, up to three times as long when percent-encoded; Go allows 16 KiB. */
 const MAX_TEXT = 4096;
 
@@ -32,13 +29,14 @@ export interface Failure {
   readonly details: string;
 }
 
-/** The text stays as it is; an error that is not ours is a defect of isopod and INTERNAL. */
-export function failureOf(error: unknown, method: string): Failure {
+/**
+ * The text stays as it is: kubelet looks for words at its beginning (`RegistryUnavailable`,
+ * `ImageVolumeMountFailed`), which whoever finds the cause has put there. An error that is not ours is a defect
+ * of isopod and INTERNAL.
+ */
+export function failureOf(error: unknown): Failure {
   const code = IsopodError.is(error) ? codes[error.code] : status.INTERNAL;
-  const sentinel = method === "PullImage" && IsopodError.is(error) ? pullSentinels[error.code] : undefined;
-  const text = messageOf(error);
-  const details = sentinel === undefined || text.startsWith(sentinel) ? text : `${sentinel}: ${text}`;
-  return { code, details: clean(details) };
+  return { code, details: clean(messageOf(error)) };
 }
 
 /** By way of bytes, since a lone surrogate would make the header's encoder throw. */

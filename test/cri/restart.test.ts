@@ -190,6 +190,6 @@ test(
       [[podId, PodSandboxState.SANDBOX_NOTREADY]],
     );
     await removePod(daemon, podId);
-      assert.deepEqual(await leaksOf(daemon, empty, false), []);
+    assert.deepEqual(await leaksOf(daemon, empty, false), []);
   },
 );

@@ -187,18 +187,6 @@ test("an error keeps its code and its text; a defect is INTERNAL", async (t) => 
   await assert.rejects(failing(new IsopodError("UNKNOWN", long)), fails(2, /^ü{2048}…$/));
 });
 
-test("a registry that cannot be reached begins with kubelet's word for it", async (t) => {
-  const double = await withDouble(t);
-  const text = "resolving localhost:1/x: connect ECONNREFUSED";
-  double.images.pull = () => Promise.reject(new IsopodError("UNAVAILABLE", text));
-  await assert.rejects(
-    double.cri.PullImage({ image: { image: "x" } }),
-    fails(14, `RegistryUnavailable: ${text}`),
-  );
-  double.images.pull = () => Promise.reject(new IsopodError("NOT_FOUND", text));
-  await assert.rejects(double.cri.PullImage({ image: { image: "x" } }), fails(5, text));
-});
-
 test("a pull ends with its caller's deadline or cancellation, and knows which", async (t) => {
   const double = await withDouble(t);
   const reasons: string[] = [];
