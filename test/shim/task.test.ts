@@ -292,7 +292,7 @@ test("a second Create of an id is refused and leaves the first alone", limit, as
   await task("Delete", { id });
 });
 
-test("R12: output is not passed through the server: nothing of it is read there", limit, async () => {
+test("output does not pass through the thread that runs the server", limit, async () => {
   const id = "flood";
   driver.spec(id, "busybox dd if=/dev/zero bs=65536 count=400 2>/dev/null | busybox tr '\\0' x; exit 0");
   const out = driver.fifo(id, "out");
