@@ -23,6 +23,13 @@ const POD = 0;
 const CONTAINER = 1;
 const NODE = 2;
 
+/** kubelet sends the same for the pod and for each container. */
+const namespaces = (network: PodPlan["network"]) => ({
+  network: network === "host" ? NODE : POD,
+  pid: CONTAINER,
+  ipc: POD,
+});
+
 export const podConfig = ({ name, network, cgroupParent, logDirectory }: PodPlan) => ({
   metadata: { name, uid: `uid-${name}`, namespace: "test", attempt: 0 },
   hostname: network === "host" ? "" : name,
@@ -32,13 +39,13 @@ export const podConfig = ({ name, network, cgroupParent, logDirectory }: PodPlan
   linux: {
     cgroupParent,
     securityContext: {
-      namespaceOptions: { network: network === "host" ? NODE : POD, pid: CONTAINER, ipc: POD },
+      namespaceOptions: namespaces(network),
       seccomp: { profileType: 0 },
     },
   },
 });
 
-export const containerConfig = ({ image, command, logDirectory }: PodPlan) => ({
+export const containerConfig = ({ network, image, command, logDirectory }: PodPlan) => ({
   metadata: { name: "main", attempt: 0 },
   image: { image },
   command: [...(command ?? [])],
@@ -48,7 +55,7 @@ export const containerConfig = ({ image, command, logDirectory }: PodPlan) => ({
   linux: {
     resources: { oomScoreAdj: Long.fromNumber(500) },
     securityContext: {
-      namespaceOptions: { pid: CONTAINER },
+      namespaceOptions: namespaces(network),
       seccomp: { profileType: 0 },
       maskedPaths: ["/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/firmware"],
       readonlyPaths: ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],

@@ -18,10 +18,15 @@ export async function startIsopod(host: Host, archive: string): Promise<CriConte
   };
 }
 
-/** Delay of the daemon's event loop since the last call, from its verbose Status; milliseconds. */
-export async function loopDelay({ cri }: CriContender): Promise<{ p50: number; p99: number; max: number }> {
+/** Nanoseconds by which the daemon's timers came late. */
+export interface LoopDelay {
+  readonly p50: number;
+  readonly p99: number;
+  readonly max: number;
+}
+
+/** Of the daemon's event loop since the last call, as its verbose Status says. */
+export async function loopDelay({ cri }: CriContender): Promise<LoopDelay> {
   const { info } = await cri.Status({ verbose: true });
-  const delay = JSON.parse(info?.["eventLoopDelay"] ?? "{}") as Record<string, number>;
-  const value = (name: string) => (delay[name] ?? Number.NaN) / 1e6;
-  return { p50: value("p50"), p99: value("p99"), max: value("max") };
+  return JSON.parse(info?.["eventLoopDelay"] ?? '{"p50":0,"p99":0,"max":0}') as LoopDelay;
 }

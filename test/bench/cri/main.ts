@@ -4,16 +4,17 @@ import * as path from "node:path";
 import { parseArgs } from "node:util";
 import { writeNetwork } from "../../support/cni";
 import { command } from "../../support/command";
-import { type Host, privateHost } from "../../support/host";
+import type { CriClient } from "../../support/cri-client";
+import { destroyCgroup, type Host, privateHost } from "../../support/host";
 import { busyboxImage, compileStatic, pauseImage, writeDockerArchive } from "../../support/images";
 import { type Need, present } from "../../support/needs";
 import { type Containerd, peers, repository } from "../../support/peers";
 import { endPod, exec, type PodPlan, type RunningPod, startPod } from "../../support/pod-plan";
 import { processesNaming } from "../../support/processes";
-import { compare, figures, machine } from "../figures";
+import { compare, figures, machine, ms } from "../figures";
 import { startContainerd } from "./containerd";
 import { type CriContender, overheadKiB } from "./contender";
-import { loopDelay, startIsopod } from "./isopod";
+import { type LoopDelay, loopDelay, startIsopod } from "./isopod";
 
 /**
  * bench:cri: the same CRI requests to our daemon and to a private containerd, one pod here, one pod there,
@@ -71,13 +72,14 @@ async function main(): Promise<void> {
     await memory(all, Number(values.idle));
   } finally {
     for (const contender of all) await contender.stop();
-    removeCgroups();
+    await removeCgroups().catch((error: unknown) => console.error(error));
     fs.rmSync(dir, { recursive: true, force: true });
   }
 }
 
-/** The pods' parent in every hierarchy: pods removed, nobody else's business. */
-function removeCgroups(): void {
+/** The pods' parent in every hierarchy: what pods left there dies. */
+async function removeCgroups(): Promise<void> {
+  await destroyCgroup(cgroupParent);
   for (const name of fs.readdirSync("/sys/fs/cgroup")) {
     const parent = path.join("/sys/fs/cgroup", name, cgroupParent);
     if (fs.existsSync(parent)) fs.rmdirSync(parent);
@@ -144,42 +146,61 @@ async function rounds(all: readonly CriContender[], network: PodPlan["network"],
   const kinds = { start: "RunPodSandbox+Create+Start", exec: "ExecSync /bin/true", end: "stop and remove" };
   const samples: Record<keyof typeof kinds, Record<string, number[]>> = { start: {}, exec: {}, end: {} };
   for (const kind of Object.values(samples)) for (const { name } of all) kind[name] = [];
-  await resetLoopDelay(all);
+  const calls = new Map(all.map(({ name }) => [name, new Map<string, number[]>()]));
+  const delays: LoopDelay[] = [];
   for (let round = -2; round < n; round++) {
-    for (const { name, cri } of all) {
+    for (const contender of all) {
+      const { name } = contender;
+      const cri = round < 0 ? contender.cri : timedCalls(contender.cri, calls.get(name)!);
       const plan: PodPlan = { name: `${network}-${round + 2}`, network, image, cgroupParent };
       const into = (kind: keyof typeof kinds) => (round < 0 ? [] : samples[kind][name]!);
+      if (name === "isopod") await loopDelay(contender);
       const pod = await timed(into("start"), startPod(cri, plan));
       await timed(into("exec"), exec(cri, pod, ["/bin/true"]));
       await timed(into("end"), endPod(cri, pod));
+      if (name === "isopod" && round >= 0) delays.push(await loopDelay(contender));
     }
   }
   for (const [kind, title] of Object.entries(kinds)) {
     console.log(`${compare(`${title}, ${network} network`, samples[kind as keyof typeof kinds])}\n`);
   }
-  await printLoopDelay(all);
-}
-
-const ourselves = (all: readonly CriContender[]) => all.filter(({ name }) => name === "isopod");
-
-async function resetLoopDelay(all: readonly CriContender[]): Promise<void> {
-  for (const contender of ourselves(all)) await loopDelay(contender);
-}
-
-async function printLoopDelay(all: readonly CriContender[]): Promise<void> {
-  for (const contender of ourselves(all)) {
-    const { p50, p99, max } = await loopDelay(contender);
-    const values = [p50, p99, max].map((value) => value.toFixed(2));
-    console.log(`isopod: event loop delay p50 ${values[0]}, p99 ${values[1]}, max ${values[2]} ms\n`);
+  for (const [name, times] of calls) {
+    const medians = [...times].map(([call, values]) => `${call} ${ms(figures(values).p50)}`);
+    console.log(`  ${name}: ${medians.join(", ")} ms`);
   }
+  printLoopDelays(delays);
+}
+
+/** A client that notes what each call took. */
+function timedCalls(cri: CriClient, times: Map<string, number[]>): CriClient {
+  return new Proxy(cri, {
+    get(target, name: string) {
+      const call = target[name as keyof CriClient] as (...args: unknown[]) => Promise<unknown>;
+      return (...args: unknown[]) => {
+        if (!times.has(name)) times.set(name, []);
+        return timed(times.get(name)!, call(...args));
+      };
+    },
+  });
+}
+
+function printLoopDelays(delays: readonly LoopDelay[]): void {
+  if (delays.length === 0) return;
+  const p99 = figures(delays.map((delay) => delay.p99));
+  const max = figures(delays.map((delay) => delay.max));
+  console.log(
+    `  isopod's event loop delay in the life of a pod: p99 ${ms(p99.p50)} (p90 of pods ${ms(p99.p90)}),` +
+      ` longest ${ms(max.p50)} (${ms(max.p90)}) ms\n`,
+  );
 }
 
 /** Pods started per second with eight requests under way at any time. */
 async function throughput(all: readonly CriContender[], count = 48, atOnce = 8, runs = 3): Promise<void> {
   const rates: Record<string, number[]> = {};
-  await resetLoopDelay(all);
+  const delays: LoopDelay[] = [];
   for (let run = 0; run < runs; run++) {
-    for (const { name, cri } of all) {
+    for (const contender of all) {
+      const { name, cri } = contender;
       const pods: RunningPod[] = [];
       let next = 0;
       const worker = async () => {
@@ -188,9 +209,11 @@ async function throughput(all: readonly CriContender[], count = 48, atOnce = 8, 
           pods.push(await startPod(cri, plan));
         }
       };
+      if (name === "isopod") await loopDelay(contender);
       const begin = process.hrtime.bigint();
       await Promise.all(Array.from({ length: atOnce }, worker));
       const seconds = Number(process.hrtime.bigint() - begin) / 1e9;
+      if (name === "isopod") delays.push(await loopDelay(contender));
       rates[name] = [...(rates[name] ?? []), count / seconds];
       for (const pod of pods) await endPod(cri, pod);
     }
@@ -198,7 +221,7 @@ async function throughput(all: readonly CriContender[], count = 48, atOnce = 8, 
   for (const [name, values] of Object.entries(rates)) {
     console.log(`${name}: ${figures(values).p50.toFixed(1)} pods started per second, ${atOnce} at once`);
   }
-  await printLoopDelay(all);
+  printLoopDelays(delays);
 }
 
 /** Private_Dirty of daemon and shims per further idle pod. */
