@@ -3,11 +3,15 @@ import { spawnSync } from "node:child_process";
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { test } from "node:test";
+import { writeNetwork } from "../support/cni";
 import { cleanEnv } from "../support/command";
 import { startDaemon } from "../support/daemon";
-import { repository } from "../support/peers";
-import { execute, logged, removePod, run, shell, startPodDaemon } from "../support/pods";
+import { needs } from "../support/needs";
+import { peers, repository } from "../support/peers";
+import { execute, logged, podConfig, removePod, run, shell, startPodDaemon } from "../support/pods";
 import { until } from "../support/processes";
+
+const cni = peers.cni();
 
 const serve = (args: readonly string[]) =>
   spawnSync(path.join(repository, "bin/isopod"), ["serve", ...args], {
@@ -102,3 +106,30 @@ test("output written while no daemon runs waits and comes first", async (t) => {
   await logged(log, "two");
   await removePod(daemon, podId);
 });
+
+test(
+  "without a network only pods on the host's network run; one that appears is used at once",
+  needs(cni),
+  async (t) => {
+    const daemon = await startPodDaemon();
+    t.after(() => daemon.end());
+    const network = async () => {
+      const { status } = await daemon.cri.Status({});
+      return status!.conditions!.find(({ type }) => type === "NetworkReady")!;
+    };
+    const before = await network();
+    assert.equal(before.status ?? false, false);
+    assert.equal(before.reason, "NetworkPluginNotReady");
+    assert.match(before.message!, /no network config found in .*\/cni: cni plugin not initialized/);
+    await removePod(daemon, (await run(daemon, ["true"])).podId);
+    const own = podConfig(daemon, { linux: { cgroupParent: daemon.cgroupParent } });
+    await assert.rejects(daemon.cri.RunPodSandbox({ config: own }), /cni plugin not initialized/);
+    assert.deepEqual((await daemon.cri.ListPodSandbox({})).items, []);
+    const written = writeNetwork(fs.mkdtempSync(path.join(daemon.dir, "net-")), { host: daemon.host });
+    for (const name of fs.readdirSync(written.confDir)) {
+      const text = fs.readFileSync(path.join(written.confDir, name), "utf8");
+      fs.writeFileSync(path.join(daemon.dir, "cni", name), text);
+    }
+    await until(async () => (await network()).status === true, "the network is ready");
+  },
+);
