@@ -59,6 +59,10 @@
       "target_name": "isopod",
       "dependencies": ["core", "init-image"],
       "libraries": ["-l:libzstd.a"],
+      # Debian's archive is built for executables: its functions call each other knowing which registers the
+      # callee leaves alone (-fipa-ra). A call through the PLT, which a library's exported functions get, does
+      # not, and crashes. Hidden, they are called directly, and never mixed up with a zstd of Node's own.
+      "ldflags": ["-Wl,--exclude-libs,libzstd.a"],
       "sources": ["<!@(ls native/addon/*.cc)"],
       "include_dirs": ["<!(node -p \"require('node-addon-api').include_dir\")", "<(SHARED_INTERMEDIATE_DIR)"],
       "defines": ["NAPI_VERSION=9", "NAPI_DISABLE_CPP_EXCEPTIONS"],

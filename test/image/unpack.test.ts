@@ -240,6 +240,8 @@ test("what GNU tar and the compressors write unpacks to the same tree", async ()
     const source = path.join(at, "source");
     fs.mkdirSync(path.join(source, "deep", "er".repeat(80), "x".repeat(120)), { recursive: true });
     fs.writeFileSync(path.join(source, "deep", "er".repeat(80), "x".repeat(120), "f"), "deep");
+    // Machine code: what compressors have real work with.
+    fs.writeFileSync(path.join(source, "program"), fs.readFileSync(process.execPath).subarray(0, 4_000_000));
     fs.writeFileSync(path.join(source, "sparse-like"), Buffer.alloc(2_500_000));
     fs.linkSync(path.join(source, "sparse-like"), path.join(source, "linked"));
     fs.symlinkSync("y".repeat(180), path.join(source, "long-link"));
