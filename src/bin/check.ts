@@ -4,6 +4,7 @@ import { errnoOf, messageOf } from "../base/errors";
 import { native } from "../native";
 import { check, type Finding, type HostReport } from "../runtime";
 import type { Config } from "./config";
+import { programDirs } from "./installation";
 
 /** What the library's check says of the host, and what the daemon needs besides. */
 export async function report(config: Config): Promise<HostReport> {
@@ -37,13 +38,10 @@ async function shimFinding(): Promise<Finding> {
   }
 }
 
-function shimBinary(): string | undefined {
-  for (const relative of [".", "../build/Release", "../../../build/Release"]) {
-    const file = path.resolve(__dirname, relative, "containerd-shim-isopod-v2");
-    if (fs.existsSync(file)) return file;
-  }
-  return undefined;
-}
+const shimBinary = (): string | undefined =>
+  programDirs()
+    .map((directory) => path.join(directory, "containerd-shim-isopod-v2"))
+    .find((file) => fs.existsSync(file));
 
 function overlayFinding(): Finding {
   const known = /\boverlay$/m.test(fs.readFileSync("/proc/filesystems", "utf8"));

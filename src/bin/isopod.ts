@@ -1,7 +1,7 @@
 import { Command } from "commander";
 import { messageOf } from "../base/errors";
 import type { Overrides } from "./config";
-import { VERSION } from "./version";
+import { VERSION } from "./installation";
 
 /**
  * The `isopod` command. Commands load their code when they run, so that `isopod version` is quick.

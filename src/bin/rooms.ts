@@ -8,9 +8,13 @@ import { defaultSeccomp } from "../runtime";
 import { openPods } from "../sandbox";
 import { type Handler, openShims } from "../task";
 import type { Config } from "./config";
+import { programDirs } from "./installation";
 
 /** Opens the rooms from the bottom up; `close` goes the other way and leaves pods and shims alive. */
-export async function openRooms(config: Config, log: Log): Promise<RuntimeRooms & { close(): Promise<void> }> {
+export async function openRooms(
+  config: Config,
+  log: Log,
+): Promise<RuntimeRooms & { close(): Promise<void> }> {
   const undo: (() => unknown)[] = [];
   const close = async () => {
     for (const step of undo.splice(0).reverse()) await step();
@@ -48,10 +52,6 @@ export async function openRooms(config: Config, log: Log): Promise<RuntimeRooms 
     throw error;
   }
 }
-
-/** Beside the bundle as installed, and where a build leaves binaries. */
-export const programDirs = (): string[] =>
-  [".", "../build/Release", "../../../build/Release"].map((relative) => path.resolve(__dirname, relative));
 
 async function handlersOf(config: Config): Promise<Handler[]> {
   const { stringify } = await import("smol-toml");

@@ -5,11 +5,11 @@ import type { Log } from "../base/log";
 import { type Cri, serveCri } from "../cri";
 import { native } from "../native";
 import type { Config } from "./config";
+import { VERSION } from "./installation";
 import { lockDirectory } from "./lock";
 import { loopDelayMeter } from "./loop-delay";
 import { openRooms } from "./rooms";
 import { systemd } from "./systemd";
-import { VERSION } from "./version";
 
 /** How long calls in flight may take after SIGTERM; systemd's TimeoutStopSec is longer. */
 const GRACE_MS = 20_000;
