@@ -18,6 +18,7 @@
 #include "core/jobs.h"
 #include "core/launcher.h"
 #include "core/memfd.h"
+#include "core/netns_spare.h"
 #include "core/plan_check.h"
 #include "core/poller.h"
 #include "core/process.h"
@@ -32,7 +33,7 @@ using plan::Report;
 // --- in the child ---
 
 struct ChildWork {
-  int sources[plan::kFirstFd + plan::kMaxFds];
+  int sources[plan::kFirstFd + plan::kMaxFds + 1];  // and a network namespace
   int count = 0;
   int image = -1;
   long error = 0;  // written by the child, whose memory is ours until it executes
@@ -122,10 +123,11 @@ class Launch : public std::enable_shared_from_this<Launch> {
   Status clone() {
     Result<int> image = request_.init_image ? Result<int>(request_.init_image.get()) : init_image();
     if (!image) return image.error();
-    if (!features().flags.at("overlayLowerdirAppend")) {
-      auto* header = reinterpret_cast<plan::Header*>(request_.plan.data());
-      header->flags |= plan::kFloor;
-    }
+    auto* header = reinterpret_cast<plan::Header*>(request_.plan.data());
+    // These are ours to say, not the caller's.
+    header->flags &= ~(plan::kFloor | plan::kNetnsMask << plan::kNetnsShift);
+    if (!features().flags.at("overlayLowerdirAppend")) header->flags |= plan::kFloor;
+    if ((header->clone_flags & CLONE_NEWNET) != 0) give_netns(*header);
     Result<UniqueFd> plan_file =
         data_file("isopod-plan", request_.plan.data(), request_.plan.size());
     if (!plan_file) return plan_file.error();
@@ -141,7 +143,6 @@ class Launch : public std::enable_shared_from_this<Launch> {
     work.sources[work.count++] = theirs.get();
     for (const UniqueFd& fd : request_.fds) work.sources[work.count++] = fd.get();
     work.image = *image;
-    const auto* header = reinterpret_cast<const plan::Header*>(request_.plan.data());
     Child child = clone_child(header->clone_flags, cgroup_.get(), become_stub, &work);
     if (child.pid < 0) return failure(child.err, step_of(plan::kStepClone), request_.cgroup);
     if (work.error < 0) {
@@ -151,6 +152,14 @@ class Launch : public std::enable_shared_from_this<Launch> {
     launched_.pid = child.pid;
     launched_.pidfd = std::move(child.pidfd);
     return Done{};
+  }
+
+  void give_netns(plan::Header& header) {
+    UniqueFd spare = take_spare_netns();
+    if (!spare) return;
+    request_.fds.push_back(std::move(spare));
+    header.flags |= static_cast<uint32_t>(request_.fds.size()) << plan::kNetnsShift;
+    header.clone_flags &= ~static_cast<uint32_t>(CLONE_NEWNET);
   }
 
   // On the poller from here on.

@@ -45,6 +45,10 @@ enum HeaderFlag : uint32_t {
   // Set by the launcher: behave as on the oldest kernel supported (ISOPOD_FEATURES=5.15).
   kFloor = 2,
 };
+// Set by the launcher, which then leaves NEWNET out of clone3: 1 + the number, among the
+// descriptors it hands over, of a new network namespace that it had in reserve.
+constexpr uint32_t kNetnsShift = 8;
+constexpr uint32_t kNetnsMask = 0xff;
 // In the fault build of the stub: 1 + the number of the step that fails with EIO, opens counted
 // first.
 constexpr uint32_t kFaultShift = 16;
@@ -62,8 +66,8 @@ struct Open {
 };
 
 enum OpenKind : uint32_t {
-  // open_tree(path, OPEN_TREE_CLONE [| AT_RECURSIVE if flags & 1]); symlinks are followed.
-  // With flags & 2 a missing path leaves the slot empty instead of failing.
+  // open_tree(path, OPEN_TREE_CLONE [| AT_RECURSIVE if flags & 1]); symlinks are followed. With
+  // flags & 2 a missing path leaves the slot empty instead of failing.
   kOpenTree = 1,
   // Overlay by fsopen("overlay") + fsconfig(list: "key=value" or "key") + fsmount(MOUNT_ATTR_* =
   // flags), after chdir(path): lowerdir, upperdir and workdir may be relative to it. Values beyond

@@ -42,6 +42,16 @@ void restore_nofile() {
   sys::raw(SYS_prlimit64, 0, kRlimitNofile, sys::word(&limit), 0);
 }
 
+// Joins a namespace made for this container and seen by nobody else: as if clone3 had made it.
+long enter_given_netns() {
+  const uint32_t given = stub.plan.header().flags >> plan::kNetnsShift & plan::kNetnsMask;
+  if (given == 0) return 0;
+  int fd = plan::kFirstFd + static_cast<int>(given) - 1;
+  const long error = sys::setns(fd, CLONE_NEWNET);
+  close_fd(fd);
+  return error;
+}
+
 }  // namespace
 
 long set_oom_score_adj(int32_t value) {
@@ -69,6 +79,7 @@ long prologue() {
   if (const long error = sys::prctl(PR_SET_DUMPABLE, 0); error < 0) return error;
   // What the launcher handed over must not survive an exec by accident (CVE-2024-21626).
   sys::close_range(plan::kSyncFd, ~0u, CLOSE_RANGE_CLOEXEC);
+  if (const long error = enter_given_netns(); error < 0) return error;
   reset_signals();
   // Securebits of the daemon's service manager would change what setuid and capset mean later on.
   if (sys::prctl(PR_GET_SECUREBITS) != 0) {

@@ -21,7 +21,9 @@ function load(): Native {
       cause: error,
     });
   }
-  return Object.fromEntries(Object.entries(addon).map(([name, call]) => [name, checked(call)])) as never;
+  // `bindings` adds the file's path beside the calls.
+  const calls = Object.entries(addon).filter(([, call]) => typeof call === "function");
+  return Object.fromEntries(calls.map(([name, call]) => [name, checked(call)])) as never;
 }
 
 type Call = (options?: object) => unknown;

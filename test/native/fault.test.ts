@@ -3,7 +3,7 @@ import * as fs from "node:fs";
 import * as path from "node:path";
 import { describe, test } from "node:test";
 import { NO_SLOT, native, OP, OPEN, type OpFields, PlanWriter, type Slot } from "../../src/native";
-import { ALL_NAMESPACES, ATTR, CLONE, containers, MS, u64, withFault } from "./busybox";
+import { ALL_NAMESPACES, ATTR, CLONE, containers, descriptors, MS, u64, withFault } from "./busybox";
 
 /**
  * Every step of every launch fails once: three plans hold all ops and opens of plan.h between them, and the
@@ -140,7 +140,7 @@ describe("a launch that fails leaves nothing, whatever step it was", () => {
   }
 
   const traces = () => ({
-    fds: fs.readdirSync("/proc/self/fd").length,
+    fds: descriptors(),
     mounts: given.mounts(),
     children: fs
       .readdirSync("/proc/self/task")

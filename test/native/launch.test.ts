@@ -9,6 +9,7 @@ import {
   CLONE,
   containerPlan,
   containers,
+  descriptors,
   MS,
   mountNew,
   statusField,
@@ -450,12 +451,11 @@ describe("launch", () => {
   });
 
   test("nothing is left: no descriptor, no child, no memory file", async () => {
-    const count = () => fs.readdirSync("/proc/self/fd").length;
     await given.run("true");
-    const before = count();
+    const before = descriptors();
     for (let i = 0; i < 20; i++) await given.run("true");
     await assert.rejects(given.run("true", { rootfs: "/no/such" }));
-    assert.equal(count(), before);
+    assert.equal(descriptors(), before);
   });
 
   test("all namespaces are new, none is the host's", async () => {
