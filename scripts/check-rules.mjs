@@ -91,6 +91,9 @@ function scratchCopy() {
   // To the nanosecond, and of directories as well: the build compares both.
   spawnSync("cp", ["-a", ...entries, scratch]);
   fs.symlinkSync(fs.realpathSync("node_modules"), path.join(scratch, "node_modules"));
+  // The makefiles have the way from here to the real node_modules; from the copy it is another one.
+  const elsewhere = fs.lstatSync("node_modules").isSymbolicLink();
+  if (elsewhere) fs.rmSync(path.join(scratch, "build/Makefile"), { force: true });
   return scratch;
 }
 
