@@ -24,9 +24,12 @@ const stale = (outputs, inputs) =>
   newest(inputs) > Math.min(...outputs.map((f) => fs.statSync(f).mtimeMs));
 
 /** Generated modules: protobufjs static code, its types, and the list of services for the servers. */
-const modules = { cri: "proto/cri", shim: "proto/containerd" };
+const modules = { cri: "proto/cri", shim: "proto/containerd", pod: "proto/cri" };
+/** Modules that hold one message and what it is made of: a shim needs no more of CRI than this. */
+const only = { pod: "runtime.v1.PodSandboxConfig" };
 const extra = {
   cri: [],
+  pod: [],
   shim: [
     "proto/ttrpc/request.proto",
     "proto/cgroups/v2/metrics.proto",
@@ -52,6 +55,7 @@ async function generate(name) {
   console.log(`generating src/gen/${name}`);
   fs.mkdirSync("src/gen", { recursive: true });
   const options = ["-p", "proto", "--root", name];
+  const inputs = only[name] === undefined ? sources : [await closure(only[name], sources)];
   run(bin("pbjs"), [
     "-t",
     "static-module",
@@ -61,7 +65,7 @@ async function generate(name) {
     ...options,
     "-o",
     outputs[0],
-    ...sources,
+    ...inputs,
   ]);
   // Types come from a commented twin: pbts reads the comments.
   const commented = `src/gen/.${name}.types.js`;
@@ -74,21 +78,51 @@ async function generate(name) {
     ...options,
     "-o",
     commented,
-    ...sources,
+    ...inputs,
   ]);
   run(bin("pbts"), ["--no-comments", "-o", outputs[1], commented]);
   fs.rmSync(commented);
-  fs.writeFileSync(outputs[2], JSON.stringify(await services(sources)));
+  fs.writeFileSync(outputs[2], JSON.stringify(only[name] === undefined ? await services(sources) : {}));
 }
 
-/** {"pkg.Service": {"Method": {"request": "pkg.Type", "response": …, "clientStream": …, "serverStream": …}}} */
-async function services(sources) {
+async function loadProto(sources) {
   const { default: protobuf } = await import("protobufjs");
   const all = new protobuf.Root();
   all.resolvePath = (_origin, target) =>
     target.startsWith("proto/") ? target : fs.existsSync(`proto/${target}`) ? `proto/${target}` : null;
   all.loadSync(sources);
   all.resolveAll();
+  return { protobuf, all };
+}
+
+/** Writes `message` and every message and enum it refers to as a descriptor that pbjs takes; returns its path. */
+async function closure(message, sources) {
+  const { protobuf, all } = await loadProto(sources);
+  const kept = new Set();
+  const keep = (type) => {
+    // A nested type comes with the type that it is in.
+    while (!(type.parent instanceof protobuf.Root) && type.parent instanceof protobuf.Type)
+      type = type.parent;
+    if (kept.has(type)) return;
+    kept.add(type);
+    for (const field of type.fieldsArray ?? []) if (field.resolvedType) keep(field.resolvedType);
+    for (const inner of type.nestedArray ?? []) {
+      for (const field of inner.fieldsArray ?? []) if (field.resolvedType) keep(field.resolvedType);
+    }
+  };
+  const start = all.lookupType(message);
+  keep(start);
+  const slimmed = new protobuf.Root();
+  const target = slimmed.define(start.parent.fullName.slice(1));
+  for (const type of kept) target.add(type);
+  const file = `src/gen/.${message}.json`;
+  fs.writeFileSync(file, JSON.stringify(slimmed.toJSON()));
+  return file;
+}
+
+/** {"pkg.Service": {"Method": {"request": "pkg.Type", "response": …, "clientStream": …, "serverStream": …}}} */
+async function services(sources) {
+  const { protobuf, all } = await loadProto(sources);
   const found = {};
   const visit = (node) => {
     if (node instanceof protobuf.Service) {

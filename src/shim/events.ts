@@ -67,7 +67,6 @@ export function eventQueue({ address, namespace, log }: EventQueueOptions): Even
   }
 
   async function send(): Promise<void> {
-    sending = true;
     for (let head = queue[0]; head !== undefined; head = queue[0]) {
       await sendHead(head);
       queue.shift();
@@ -88,7 +87,9 @@ export function eventQueue({ address, namespace, log }: EventQueueOptions): Even
         event: packAny(`containerd.events.${type}`, event),
         timestamp: BigInt(Date.now()) * 1_000_000n,
       });
-      if (!sending) void send();
+      if (sending) return;
+      sending = true;
+      setImmediate(() => void send()); // after the answer that the event goes with
     },
     flush: (ms) =>
       new Promise((resolve) => {

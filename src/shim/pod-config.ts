@@ -1,7 +1,7 @@
 import * as fs from "node:fs";
 import * as os from "node:os";
 import { IsopodError, invalid, messageOf, unsupported } from "../base/errors";
-import { runtime as cri } from "../gen/cri";
+import { runtime as cri } from "../gen/pod";
 import type { containerd } from "../gen/shim";
 import { type PodFiles, podFiles } from "../oci/podfiles";
 import type { SandboxOptions } from "../runtime";

@@ -215,3 +215,21 @@ test("the monitor is a small session leader that holds nothing of its caller", a
   }
   await eventually("the launcher ends", () => !l.isOurs(Number(stat[1])));
 });
+
+test("R5: monitor and server go to the lowest oom score they may, whatever their launcher had", async () => {
+  const l = launcher();
+  const raised = 'echo 500 > /proc/self/oom_score_adj && exec "$@"';
+  const args = ["-c", raised, "sh", l.monitor, ...l.args("score", "start")];
+  const { stdout, stderr } = await run("sh", args, { cwd: l.bundle("score"), env: l.env });
+  assert.equal(stderr, "");
+  const server = await l.serverPid(stdout.toString());
+  const scoreOf = (pid: number | string): number =>
+    Number(fs.readFileSync(`/proc/${pid}/oom_score_adj`, "utf8"));
+  // CAP_SYS_RESOURCE is bit 24; without it the way back ends at what was set for us before: our own score.
+  const effective = /CapEff:\t(\w+)/.exec(fs.readFileSync("/proc/self/status", "utf8"))?.[1] ?? "0";
+  const privileged = (BigInt(`0x${effective}`) >> 24n) & 1n;
+  for (const pid of [Number(l.starts()[0]?.["parent"]), server]) {
+    if (privileged) assert.equal(scoreOf(pid), -1000);
+    else assert.ok(scoreOf(pid) <= scoreOf("self"), `${scoreOf(pid)} <= ${scoreOf("self")}`);
+  }
+});
