@@ -2,8 +2,12 @@
 
 #include <fcntl.h>
 #include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
+#include <condition_variable>
 #include <mutex>
+#include <string>
 
 #include "core/jobs.h"
 
@@ -11,10 +15,14 @@ namespace isopod::core {
 
 namespace {
 
+// The spare has no descriptor: a thread is in it, and gets itself another when it has been given
+// away.
 struct Reserve {
   std::mutex mutex;
-  UniqueFd spare;
-  bool being_made = false;
+  std::condition_variable taken;
+  bool running = false;
+  bool ready = false;
+  int tid = 0;
 };
 
 Reserve& reserve() {
@@ -22,15 +30,21 @@ Reserve& reserve() {
   return *instance;
 }
 
-// On a thread of its own, which leaves the namespace by ending: only the descriptor keeps it.
-void make_spare() {
-  UniqueFd made;
-  if (::unshare(CLONE_NEWNET) == 0)
-    made.reset(::open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC));
+void keep() {
   Reserve& r = reserve();
-  std::lock_guard<std::mutex> lock(r.mutex);
-  r.spare = std::move(made);
-  r.being_made = false;
+  std::unique_lock<std::mutex> lock(r.mutex);
+  r.tid = static_cast<int>(::syscall(SYS_gettid));
+  for (;;) {
+    lock.unlock();
+    // Leaves the one before, which is its container's alone from now on.
+    const bool made = ::unshare(CLONE_NEWNET) == 0;
+    lock.lock();
+    // Ending, not staying: a thread in a container's namespace would keep it alive.
+    r.running = made;
+    if (!made) return;
+    r.ready = true;
+    r.taken.wait(lock, [&r] { return !r.ready; });
+  }
 }
 
 }  // namespace
@@ -38,9 +52,13 @@ void make_spare() {
 UniqueFd take_spare_netns() {
   Reserve& r = reserve();
   std::lock_guard<std::mutex> lock(r.mutex);
-  UniqueFd taken = std::move(r.spare);
-  if (!r.being_made) r.being_made = run_detached(make_spare);
-  return taken;
+  if (!r.running) r.running = run_detached(keep);
+  if (!r.ready) return UniqueFd();
+  const std::string path = "/proc/self/task/" + std::to_string(r.tid) + "/ns/net";
+  UniqueFd spare(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  r.ready = false;
+  r.taken.notify_one();
+  return spare;
 }
 
 }  // namespace isopod::core
