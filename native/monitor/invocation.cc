@@ -14,6 +14,7 @@ namespace isopod::monitor {
 namespace {
 
 constexpr size_t kMaxId = 76;
+constexpr int32_t kLogDebug = -4;  // LogLevel; TRACE is below it
 constexpr int kInputTimeoutMs = 5000;
 constexpr std::string_view kOurOptions = "runtimeoptions.v1.Options";
 
@@ -86,6 +87,7 @@ bool read_params(std::string_view input, const Invocation& invocation, Bootstrap
   for (Field field; reader.next(&field);) {
     if (field.number == 1) id = field.bytes;
     if (field.number == 2) name = field.bytes;
+    if (field.number == 3) found.debug = static_cast<int32_t>(field.value) <= kLogDebug;
     if (field.number == 5) found.ttrpc_address = field.bytes;
     if (field.number == 9) found.socket_dir = field.bytes;
     if (field.number != 8) continue;

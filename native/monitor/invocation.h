@@ -30,6 +30,7 @@ struct Invocation {
 // What standard input says. Views point into the buffer that was read.
 struct Bootstrap {
   bool params = false;  // BootstrapParams: answer with BootstrapResult
+  bool debug = false;
   std::string_view ttrpc_address;
   std::string_view socket_dir;
   std::string_view options_type;

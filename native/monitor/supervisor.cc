@@ -182,7 +182,7 @@ void Supervisor::become_server(int store_end) {
       "-events", ttrpc.c_str(),
       "-group", what_.bootstrap->node_group ? "node" : "pod",
       restart_count_ > 0 ? "-restarted" : "-fresh",
-      invocation.debug ? "-debug" : nullptr,
+      invocation.debug || what_.bootstrap->debug ? "-debug" : nullptr,
       nullptr};
   execve(what_.program->node.c_str(), const_cast<char* const*>(arguments), scrubbed_environment());
   _exit(127);

@@ -57,7 +57,7 @@ test("start prints a plain address, closes its output and leaves a server that a
 
 test("BootstrapParams are answered with a BootstrapResult of version 3", async () => {
   const l = launcher();
-  const { status, stdout } = await l.start("boot", { stdin: bootstrap("boot") });
+  const { status, stdout } = await l.start("boot", { stdin: bootstrap("boot", { logLevel: -4 }) });
   assert.equal(status, 0);
   const result = containerd.runtime.bootstrap.v1.BootstrapResult.decode(stdout);
   assert.equal(result.version, 3);
@@ -65,6 +65,7 @@ test("BootstrapParams are answered with a BootstrapResult of version 3", async (
   await l.serverPid(result.address);
   const argv = l.starts()[0]?.["argv"] as string[];
   assert.equal(argv[argv.indexOf("-events") + 1], "/nowhere.ttrpc");
+  assert.equal(argv.at(-1), "-debug");
 });
 
 test("an Any whose fields look like BootstrapParams of somebody else is taken as options", async () => {
