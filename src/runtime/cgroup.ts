@@ -41,8 +41,8 @@ export function refusePopulated(cgroup: string): void {
 }
 
 /**
- * Parents that we made are removed some time after their last child, since often the next one is about to
- * come; those that were there stay.
+ * Parents are looked after until some time after their last child, since often the next one is about to come.
+ * Those that we made are removed then; those that were there stay.
  */
 const LINGER_MS = 500;
 
@@ -71,8 +71,7 @@ export class CgroupParents {
     const parent = path.posix.dirname(cgroup);
     const known = this.#used.get(parent);
     if (!known || --known.children > 0) return;
-    if (known.made.length === 0) this.#used.delete(parent);
-    else setTimeout(() => this.#sweep(parent), LINGER_MS).unref();
+    setTimeout(() => this.#sweep(parent), LINGER_MS).unref();
   }
 
   /** Another process that shares the parent has found it empty and removed it. */

@@ -28,13 +28,18 @@ const CGROUP_TIMEOUT_MS = 10_000;
 /** How long the end of a container waits for its execs, which are being killed. */
 const EXECS_TIMEOUT_MS = 5_000;
 
+export interface Base {
+  readonly fd: number;
+  readonly taken: boolean;
+}
+
 /** What a container needs of its sandbox. */
 export interface ContainerSite {
   /** Absent: implicit. */
   readonly sandbox: string | undefined;
   readonly files: BaseFiles | undefined;
   /** The mount namespace that its tree is built in. `taken`: to be closed after the launch. */
-  base(): Promise<{ fd: number; taken: boolean }>;
+  base(): Base | Promise<Base>;
   forget(container: ContainerProcess): void;
 }
 
@@ -104,7 +109,9 @@ export class ContainerProcess extends BaseProcess implements Container, ExecHost
       refusePopulated(cgroup);
       engine.parents.claim(cgroup);
       scope.defer("parent cgroup", () => engine.parents.release(cgroup));
-      const base = await site.base();
+      // No turn of the loop before the launch if there need be none: the caller goes on while it runs.
+      const found = site.base();
+      const base = found instanceof Promise ? await found : found;
       let launched: Launched;
       try {
         launched = await launchInto(engine, {
@@ -121,7 +128,8 @@ export class ContainerProcess extends BaseProcess implements Container, ExecHost
       container.#result = launched.result;
       container.adopt(launched, ends);
       if (launched.result !== undefined) engine.store?.put(`${id}/result`, launched.result);
-      container.#record(launched.pid);
+      // Without a store nobody could take it up again.
+      if (engine.store) container.#record(launched.pid);
       return container;
     });
   }

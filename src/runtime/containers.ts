@@ -49,7 +49,7 @@ function engineOf(options: RuntimeOptions): Engine {
   const addon = native();
   const features = addon.features();
   const oomScoreAdj = Number(readFileIfPresent("/proc/self/oom_score_adj") ?? 0);
-  let base: Promise<number> | undefined;
+  let base: number | Promise<number> | undefined;
   return {
     native: addon,
     target: { ...features, ...(options.cgroupRoot && { cgroupRoot: options.cgroupRoot }), oomScoreAdj },
@@ -60,7 +60,10 @@ function engineOf(options: RuntimeOptions): Engine {
     parents: new CgroupParents(),
     ids: new Set(),
     base: () => {
-      base ??= addon.baseNamespace();
+      base ??= addon.baseNamespace().then((fd) => {
+        base = fd;
+        return fd;
+      });
       return base;
     },
   };

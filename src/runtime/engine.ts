@@ -16,5 +16,5 @@ export interface Engine {
   /** Ids in use: of sandboxes and containers alike, since both name files, cgroups and stored fds. */
   readonly ids: Set<string>;
   /** The empty mount namespace that implicit sandboxes start from (R8); made once. Borrowed. */
-  base(): Promise<number>;
+  base(): number | Promise<number>;
 }

@@ -1,4 +1,4 @@
-import { randomBytes } from "node:crypto";
+import { randomUUID } from "node:crypto";
 import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
@@ -12,7 +12,6 @@ import { containerRuntime } from "./containers";
 import { type StreamOptions, Streams } from "./streams";
 import { sweepStateDirs } from "./sweep";
 import type { CgroupStats, Container, Process, ProcessState, Runtime } from "./types";
-import { checkSpec } from "./validate";
 
 /**
  * The library's containers: children of the calling process, which die with it. Long-lived ones are the
@@ -55,23 +54,22 @@ export async function run(options: string | RunOptions): Promise<ContainerHandle
 export async function create(options: string | RunOptions): Promise<ContainerHandle> {
   const wanted = typeof options === "string" ? { bundle: options } : options;
   const bundle = path.resolve(wanted.bundle);
-  const spec = wanted.spec ?? (await readSpec(bundle));
-  checkSpec(spec);
-  const id = wanted.id ?? randomBytes(8).toString("hex");
+  const spec = wanted.spec ?? readSpec(bundle);
+  const id = wanted.id ?? randomUUID();
   const { runtime, stateDir } = library(wanted.warn);
-  const terminal = spec.process?.terminal ?? false;
+  // The spec is checked by the runtime; until then nothing is taken for granted.
+  const { terminal = false, user } = (spec as Spec | null)?.process ?? {};
+  const uid = Number.isInteger(user?.uid) ? user!.uid : 0;
   return undoOnFailure(async (scope) => {
-    const uid = spec.process?.user?.uid ?? 0;
     const streams = new Streams(native(), path.join(stateDir, id), wanted, terminal, uid);
     scope.defer("streams", () => streams.destroy());
     const sandbox = await runtime.sandbox({ id, implicit: true });
     scope.defer("sandbox", () => sandbox.destroy());
     const { stdio } = streams;
-    const container = await sandbox.create({ id, bundle, spec, rootfs: wanted.rootfs ?? [], stdio });
-    scope.defer("container", () => container.delete());
-    const handle = new ContainerHandle(container, streams, spec, () => sandbox.destroy());
-    streams.unlink();
-    return handle;
+    const creating = sandbox.create({ id, bundle, spec, rootfs: wanted.rootfs ?? [], stdio });
+    scope.defer("container", () => creating.then((container) => container.delete()).catch(() => {}));
+    streams.open(); // while the container is being made
+    return new ContainerHandle(await creating, streams, spec, () => sandbox.destroy());
   });
 }
 
@@ -131,6 +129,7 @@ export class ContainerHandle extends ProcessHandle implements AsyncDisposable {
   readonly #stateDir: string;
   readonly #spec: Spec;
   readonly #destroy: () => Promise<void>;
+  readonly #streams: Streams;
 
   /** @internal */
   constructor(container: Container, streams: Streams, spec: Spec, destroy: () => Promise<void>) {
@@ -138,12 +137,15 @@ export class ContainerHandle extends ProcessHandle implements AsyncDisposable {
     this.#container = container;
     this.#stateDir = library().stateDir;
     this.#spec = spec;
+    this.#streams = streams;
     this.#destroy = destroy;
   }
 
   /** Lets a container that `create` made begin. Rejects if its program cannot be executed. */
   start(): Promise<void> {
-    return this.#container.start();
+    const starting = this.#container.start();
+    this.#streams.unlink(); // while it begins
+    return starting;
   }
 
   /**
@@ -152,7 +154,7 @@ export class ContainerHandle extends ProcessHandle implements AsyncDisposable {
    */
   async exec(what: readonly string[] | ProcessSpec, options: ExecOptions = {}): Promise<ProcessHandle> {
     const process = isArguments(what) ? { ...this.#spec.process!, args: what, terminal: false } : what;
-    const id = options.id ?? randomBytes(8).toString("hex");
+    const id = options.id ?? randomUUID();
     const prefix = path.join(this.#stateDir, `${this.id}@${id}`);
     const uid = process.user?.uid ?? 0;
     return undoOnFailure(async (scope) => {
@@ -160,7 +162,10 @@ export class ContainerHandle extends ProcessHandle implements AsyncDisposable {
       scope.defer("streams", () => streams.destroy());
       const exec = this.#container.exec({ id, process, stdio: streams.stdio });
       scope.defer("exec", () => exec.delete());
-      await exec.start();
+      const starting = exec.start();
+      starting.catch(() => {}); // seen below; `open` might throw first
+      streams.open();
+      await starting;
       const handle = new ProcessHandle(exec, streams);
       streams.unlink();
       return handle;
@@ -186,6 +191,7 @@ export class ContainerHandle extends ProcessHandle implements AsyncDisposable {
 
   override async delete(): Promise<ExitStatus> {
     const exit = await super.delete();
+    this.#streams.unlink();
     await this.#destroy();
     return exit;
   }
@@ -207,11 +213,11 @@ function signalNumber(signal: number | NodeJS.Signals): number {
   return number;
 }
 
-async function readSpec(bundle: string): Promise<Spec> {
+function readSpec(bundle: string): Spec {
   const file = path.join(bundle, "config.json");
   let text: string;
   try {
-    text = await fs.promises.readFile(file, "utf8");
+    text = fs.readFileSync(file, "utf8");
   } catch (error) {
     throw new IsopodError("NOT_FOUND", `reading "${file}": ${messageOf(error)}`, {
       path: file,

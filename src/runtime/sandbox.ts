@@ -4,7 +4,7 @@ import { undoOnFailure } from "../base/scope";
 import type { ExitStatus, Launched } from "../native";
 import { cgroupOf, readStats, refusePopulated } from "./cgroup";
 import { compileSandbox } from "./compile-sandbox";
-import { ContainerProcess, type ContainerSite } from "./container";
+import { type Base, ContainerProcess, type ContainerSite } from "./container";
 import type { Engine } from "./engine";
 import { openNamespaces } from "./exec";
 import type { BaseFiles } from "./mounts";
@@ -62,7 +62,7 @@ export class StubSandbox implements Sandbox {
     this.#site = {
       sandbox: record.id,
       files,
-      base: async () => ({ fd: openNamespaces(this.#stub(), ["mount"])[0]!, taken: true }),
+      base: () => ({ fd: openNamespaces(this.#stub(), ["mount"])[0]!, taken: true }),
       forget: (container) => void this.containers.delete(container.id),
     };
   }
@@ -245,7 +245,11 @@ export class ImplicitSandbox implements Sandbox {
     return {
       sandbox: undefined,
       files: undefined,
-      base: async () => ({ fd: await this.#engine.base(), taken: false }),
+      base: () => {
+        const base = this.#engine.base();
+        const borrowed = (fd: number): Base => ({ fd, taken: false });
+        return typeof base === "number" ? borrowed(base) : base.then(borrowed);
+      },
       forget: (container) => void this.containers.delete(container.id),
     };
   }

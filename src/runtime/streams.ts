@@ -22,14 +22,16 @@ export interface StreamOptions {
 export class Streams {
   /** For the runtime. */
   readonly stdio: Stdio;
-  readonly stdout: Readable | null;
-  readonly stderr: Readable | null;
+  stdout: Readable | null = null;
+  stderr: Readable | null = null;
+  readonly #options: StreamOptions;
   readonly #stdinPath: string | undefined;
   readonly #made: string[] = [];
 
   /** Makes `<prefix>.stdin` and so on; `uid` will own them. */
   constructor(native: Native, prefix: string, options: StreamOptions, terminal: boolean, uid: number) {
     const { stdin = "null", stdout = "pipe", stderr = terminal ? "null" : "pipe" } = options;
+    this.#options = { stdout, stderr };
     const fifo = (name: string): string => {
       const file = `${prefix}.${name}`;
       native.makeFifo({ path: file, mode: 0o600, uid });
@@ -46,12 +48,16 @@ export class Streams {
         stderr: output(stderr, "stderr"),
         terminal,
       };
-      this.stdout = stdout === "pipe" ? readFifo(this.stdio.stdout!) : null;
-      this.stderr = stderr === "pipe" ? readFifo(this.stdio.stderr!) : null;
     } catch (error) {
       this.unlink();
       throw error;
     }
+  }
+
+  /** Readers need not be there first: a process holds both ends of its output itself. */
+  open(): void {
+    if (this.#options.stdout === "pipe") this.stdout = readFifo(this.stdio.stdout!);
+    if (this.#options.stderr === "pipe") this.stderr = readFifo(this.stdio.stderr!);
   }
 
   /** Once the process has its reading end. `ended` is called when the caller ends the stream. */
