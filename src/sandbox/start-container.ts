@@ -30,6 +30,8 @@ export async function startContainer(context: Context, prefix: string): Promise<
 async function start(context: Context, container: Container): Promise<void> {
   const { task } = container;
   if (task === undefined) throw precondition(`starting container ${container.record.id}: its shim was lost`);
+  // Taken before: a short process has ended when the answer comes, and no container ends before it starts.
+  const startedAt = now();
   try {
     await task.start();
   } catch (error) {
@@ -38,7 +40,7 @@ async function start(context: Context, container: Container): Promise<void> {
     await task.kill(9, true).catch(() => {});
     throw error;
   }
-  container.record = { ...container.record, startedAt: now() };
+  container.record = { ...container.record, startedAt };
   rememberStart(context, container);
 }
 
