@@ -55,6 +55,27 @@ export async function textOf(stream: Readable | null): Promise<string> {
   return Buffer.concat(chunks).toString();
 }
 
+/** Reads a stream from now on: `until` a text has come, or to its `end`. */
+export function watched(stream: Readable | null): {
+  until(text: string): Promise<void>;
+  end: Promise<string>;
+} {
+  let seen = "";
+  let look = (): void => {};
+  const end = new Promise<string>((resolve) => stream!.on("end", () => resolve(seen)));
+  stream!.on("data", (chunk: Buffer) => {
+    seen += chunk.toString();
+    look();
+  });
+  const until = (text: string): Promise<void> =>
+    new Promise((resolve, reject) => {
+      look = () => seen.includes(text) && resolve();
+      look();
+      void end.then(() => reject(new Error(`ended without "${text}": ${seen}`)));
+    });
+  return { until, end };
+}
+
 export interface Ran {
   readonly status: number;
   readonly stdout: string;

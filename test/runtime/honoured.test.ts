@@ -6,7 +6,7 @@ import { test } from "node:test";
 import { native } from "../../src/native";
 import type { Linux, Process, Spec, SpecMount } from "../../src/oci/runtime-spec";
 import { defaultSeccomp } from "../../src/runtime";
-import { containerOptions, ran, rootfs, runtimeOf, scratch, started, textOf } from "./fixture";
+import { containerOptions, ran, rootfs, runtimeOf, scratch, started, textOf, watched } from "./fixture";
 import { CAPABILITIES, processOf, specOf } from "./specs";
 
 /** What a spec asks for, seen from inside: each member that is honoured, in a container that runs. */
@@ -221,14 +221,14 @@ test("R8: what a container mounts inside a volume stays inside, what the host mo
       ...linux({ rootfsPropagation: words.includes("rshared") ? "rshared" : "" }),
     });
     const container = await started(spec, { stdin: "pipe" });
-    const output = textOf(container.stdout);
-    await new Promise((resolve) => container.stdout!.once("readable", resolve));
+    const output = watched(container.stdout);
+    await output.until("ready");
     const table = fs.readFileSync("/proc/self/mountinfo", "utf8");
     assert.equal(table.includes(`${source}/in `), expected.host, words.join());
     execFileSync("mount", ["-t", "tmpfs", "out", path.join(source, "out")]);
     fs.writeFileSync(path.join(source, "out/new"), "");
     container.stdin!.end("go\n");
-    assert.equal((await output).includes("new"), expected.inside, words.join());
+    assert.equal((await output.end).includes("new"), expected.inside, words.join());
     await container.wait();
     await container.delete();
     for (const dir of ["out", ...(expected.host ? ["in"] : [])])
@@ -252,9 +252,9 @@ test("an overlay of layers is mounted in the container alone", async () => {
   fs.writeFileSync(path.join(lower, "layered"), "below\n");
   const options = [`lowerdir=${lower}:${rootfs}`, `upperdir=${upper}`, `workdir=${work}`];
   const before = fs.readFileSync("/proc/self/mountinfo", "utf8");
-  const spec = specOf(["/bin/sh", "-c", "cat /layered; echo above > /layered; sleep 100"]);
+  const spec = specOf(["/bin/sh", "-c", "cat /layered; echo above > /layered; echo done; sleep 100"]);
   const container = await started(spec, { rootfs: [{ type: "overlay", source: "overlay", options }] });
-  await new Promise((resolve) => container.stdout!.once("readable", resolve));
+  await watched(container.stdout).until("done");
   assert.equal(fs.readFileSync("/proc/self/mountinfo", "utf8"), before);
   await container[Symbol.asyncDispose]();
   assert.equal(fs.readFileSync(path.join(lower, "layered"), "utf8"), "below\n");
@@ -295,7 +295,7 @@ test("namespaces that are not named are the caller's, named paths are joined", a
 
 test("a mount namespace is joined as it stands", async () => {
   await using host = await started(specOf(["/bin/sh", "-c", "echo here > /tmp/mark; echo up; sleep 100"]));
-  await new Promise((resolve) => host.stdout!.once("readable", resolve));
+  await watched(host.stdout).until("up");
   const namespaces: Linux["namespaces"] = [
     { type: "mount", path: `/proc/${host.pid}/ns/mnt` },
     { type: "pid", path: `/proc/${host.pid}/ns/pid` },
