@@ -122,16 +122,24 @@ function build(scratch, parts = []) {
   return run(process.execPath, ["scripts/build.mjs", ...wanted], scratch);
 }
 
-/** Runs the id's tests: how many ran (were not skipped), and whether all passed. */
+/** Of each test file that ran without a mutant: milliseconds. The quick ones are asked first. */
+const took = new Map();
+
+/** Runs the id's tests, file by file up to the first that fails: how many ran (were not skipped). */
 async function runTests(scratch, id) {
-  const files = titles.get(id).map((file) => path.join("dist", file.replace(/\.ts$/, ".js")));
-  const how = ["--test", "--test-reporter=tap", "--test-timeout=180000", `--test-name-pattern=^${id}:`];
-  const { status, stdout } = await run(process.execPath, [...how, ...files], scratch);
-  const results = stdout
-    .split("\n")
-    .filter((line) => / - CVE-| - R\d/.test(line) && line.includes(`- ${id}: `));
-  const ran = results.filter((line) => /^\s*(not )?ok /.test(line) && !line.includes("# SKIP")).length;
-  return { ran, passed: status === 0, output: stdout };
+  const how = ["--test", "--test-reporter=tap", "--test-timeout=60000", `--test-name-pattern=^${id}:`];
+  const files = [...titles.get(id)].sort((a, b) => (took.get(id + a) ?? 0) - (took.get(id + b) ?? 0));
+  let ran = 0;
+  for (const file of files) {
+    const begin = Date.now();
+    const compiled = path.join("dist", file.replace(/\.ts$/, ".js"));
+    const { status, stdout } = await run(process.execPath, [...how, compiled], scratch);
+    if (status !== 0) return { ran, passed: false, output: stdout };
+    took.set(id + file, Date.now() - begin);
+    const results = stdout.split("\n").filter((line) => line.includes(` - ${id}: `));
+    ran += results.filter((line) => /^\s*ok /.test(line) && !line.includes("# SKIP")).length;
+  }
+  return { ran, passed: true, output: "" };
 }
 
 async function checkMutant(scratch, id, patch) {
