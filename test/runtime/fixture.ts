@@ -173,6 +173,13 @@ export const openFds = (): string[] =>
     .filter((target) => target !== "" && !target.startsWith("/proc/"))
     .sort();
 
+/** Lines of the host's mount table that name anything of ours; other tests, side by side, have theirs. */
+export const ownMounts = (): string[] =>
+  fs
+    .readFileSync("/proc/self/mountinfo", "utf8")
+    .split("\n")
+    .filter((line) => line.includes(scratch));
+
 /** Until `check` no longer throws: what other threads of this process still hold goes in its own time. */
 export async function eventually(check: () => void): Promise<void> {
   for (let tries = 0; ; tries++) {
