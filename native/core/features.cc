@@ -103,7 +103,7 @@ Features probe() {
     }
   }
   found.flags["overlayLowerdirAppend"] = kernel_at_least(6, 5) && overlay_lowerdir_append();
-  found.flags["recursiveReadOnly"] = kernel_at_least(5, 12);
+  found.flags["cgroupKill"] = kernel_at_least(5, 14);
   found.effective_capabilities = capabilities();
   found.apparmor = first_line("/sys/module/apparmor/parameters/enabled") == "Y";
   found.selinux = access("/sys/fs/selinux/enforce", F_OK) == 0;

@@ -14,7 +14,7 @@ export interface HostFeatures {
   readonly cgroupRoot: string;
   /** Controllers that cgroup2 offers at its root. */
   readonly controllers: readonly string[];
-  /** Feature name → present. Names: overlayLowerdirAppend, mountSetattr, cgroupKill, statmount, … */
+  /** Feature name → present. Names: overlayLowerdirAppend (6.5), cgroupKill (5.14). */
   readonly features: Readonly<Record<string, boolean>>;
   readonly effectiveCapabilities: bigint;
   readonly apparmor: boolean;

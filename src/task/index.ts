@@ -121,7 +121,7 @@ function openLog(bundle: string): { release(): number; close(): void } {
   return { release, close: () => void (fd >= 0 && fs.closeSync(release())) };
 }
 
-/** Takes `fd`: every line that comes is logged. */
+/** Takes `fd`: every line that comes is logged, our own shim's JSON lines as what they are. */
 function passOn(fd: number, log: Log): void {
   const socket = new net.Socket({ fd, readable: true, writable: false });
   let rest = "";
@@ -129,8 +129,19 @@ function passOn(fd: number, log: Log): void {
   socket.on("data", (text: string) => {
     const lines = (rest + text).split("\n");
     rest = lines.pop() ?? "";
-    for (const line of lines) if (line !== "") log.info(line);
+    for (const line of lines) if (line !== "") passLine(line, log);
   });
   socket.on("error", (error) => log.warn(`reading a shim's log: ${error.message}`));
   socket.unref();
+}
+
+function passLine(line: string, log: Log): void {
+  let entry: { level?: unknown; msg?: unknown } | undefined;
+  try {
+    entry = JSON.parse(line) as typeof entry;
+  } catch {}
+  if (typeof entry?.msg !== "string") return log.info(line);
+  const { level, msg, ...fields } = entry;
+  const known = level === "debug" || level === "warn" || level === "error" ? level : "info";
+  log[known](msg, fields);
 }
