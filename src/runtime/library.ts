@@ -68,7 +68,7 @@ export async function create(options: string | RunOptions): Promise<ContainerHan
     const { stdio } = streams;
     const creating = sandbox.create({ id, bundle, spec, rootfs: wanted.rootfs ?? [], stdio });
     scope.defer("container", () => creating.then((container) => container.delete()).catch(() => {}));
-    streams.open(); // while the container is being made
+    streams.open(); // while the container is being made: it holds its ends until its start
     return new ContainerHandle(await creating, streams, spec, () => sandbox.destroy());
   });
 }
@@ -162,10 +162,8 @@ export class ContainerHandle extends ProcessHandle implements AsyncDisposable {
       scope.defer("streams", () => streams.destroy());
       const exec = this.#container.exec({ id, process, stdio: streams.stdio });
       scope.defer("exec", () => exec.delete());
-      const starting = exec.start();
-      starting.catch(() => {}); // seen below; `open` might throw first
       streams.open();
-      await starting;
+      await exec.start();
       const handle = new ProcessHandle(exec, streams);
       streams.unlink();
       return handle;

@@ -54,7 +54,10 @@ export class Streams {
     }
   }
 
-  /** Readers need not be there first: a process holds both ends of its output itself. */
+  /**
+   * Before the process can have ended: who opens a FIFO when its last writer has gone waits for ever, since
+   * poll(2) tells of a hang-up only to those who were there (pipe_poll).
+   */
   open(): void {
     if (this.#options.stdout === "pipe") this.stdout = readFifo(this.stdio.stdout!);
     if (this.#options.stderr === "pipe") this.stderr = readFifo(this.stdio.stderr!);
