@@ -40,7 +40,7 @@ const Kernel& kernel() {
     uname(&name);
     auto* kernel = new Kernel{name.release, parse(name.release)};
     const char* forced = getenv("ISOPOD_FEATURES");
-    if (forced != nullptr && parse(forced) < kernel->version) *kernel = {forced, parse(forced)};
+    if (forced != nullptr && *forced != '\0' && parse(forced) < kernel->version) *kernel = {forced, parse(forced)};
     return kernel;
   }();
   return *known;
