@@ -47,10 +47,19 @@ export function openNetwork(options: NetworkOptions): Network {
   const del: Network["del"] = async (pod, { config, result }) => {
     const list = config as ConfList;
     const call = chain("DEL", pod, list);
-    // Reverse order, and not past a failure: a port map that still stands must not lead to an address
-    // that the next plugin would give to somebody else.
-    for (const plugin of [...list.plugins].reverse())
-      await named(`detaching pod ${pod.id} from`, list, call({ plugin, prevResult: result }));
+    const failures: unknown[] = [];
+    for (const plugin of [...list.plugins].reverse()) {
+      try {
+        await named(`detaching pod ${pod.id} from`, list, call({ plugin, prevResult: result }));
+      } catch (error) {
+        // Not past a failure: a port map that still stands must not lead to an address that the next plugin
+        // would give to somebody else. Where ADD never finished, the plugin that failed it may well fail
+        // DEL for the same reason, and what the others hold would be lost for ever.
+        if (result !== undefined) throw error;
+        failures.push(error);
+      }
+    }
+    if (failures.length > 0) throw failures[0];
   };
 
   const add: Network["add"] = async (pod, config) => {

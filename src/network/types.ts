@@ -11,7 +11,10 @@ export interface Network {
   /** The configuration that an ADD would use now: persisted by the caller before ADD, needed for DEL. */
   configuration(): Attachment["config"];
   add(pod: PodNetwork, config: Attachment["config"]): Promise<Attachment>;
-  /** DEL always: also after a failed ADD (no result) and with a namespace that is gone (path ""). */
+  /**
+   * DEL always: also with a namespace that is gone (path ""), and after a failed ADD (no result), when the
+   * plugins that can still give back do so and the first failure is thrown at the end.
+   */
   del(pod: PodNetwork, attachment: { config: Attachment["config"]; result?: unknown }): Promise<void>;
   close(): void;
 }

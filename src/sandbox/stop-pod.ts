@@ -1,3 +1,4 @@
+import { messageOf } from "../base/errors";
 import type { Context, Pod } from "./context";
 import { settle } from "./lock";
 import { podNetwork } from "./pod-network";
@@ -53,12 +54,21 @@ async function endSandbox(context: Context, pod: Pod): Promise<void> {
 /**
  * DEL, with an empty netns if the pin is gone. Its failure fails the stop, so that kubelet tries again:
  * the address would be lost otherwise. That it is done reaches the disk before we say so: after a power
- * failure a second DEL could take the address from whoever has it by then.
+ * failure a second DEL could take the address from whoever has it by then. If ADD never finished, DEL is
+ * tried once: what made the one fail, such as a malformed conflist, lies in the record and will never mend.
  */
 async function detach(context: Context, pod: Pod): Promise<void> {
   const { network } = pod.record;
   if (network === undefined) return;
-  await context.network.del(podNetwork(pod.record), network);
+  try {
+    await context.network.del(podNetwork(pod.record), network);
+  } catch (error) {
+    if (network.result !== undefined) throw error;
+    context.log.warn("detaching a pod that was never attached", {
+      sandbox: pod.record.id,
+      error: messageOf(error),
+    });
+  }
   pod.record = { ...pod.record, network: undefined };
   await context.store.putPod(pod.record);
   await context.store.flushed();
