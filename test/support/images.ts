@@ -5,6 +5,7 @@ import * as os from "node:os";
 import * as path from "node:path";
 import * as zlib from "node:zlib";
 import { command } from "./command";
+import { type Host, onHost } from "./host";
 import { present } from "./needs";
 import { peers } from "./peers";
 import { type TarEntry, tar } from "./tar";
@@ -278,12 +279,21 @@ export async function pauseImage(): Promise<BuiltImage> {
 export async function push(
   layout: string,
   name: string,
-  to: { host: string; repository: string; credentials?: string; format?: "oci" | "v2s2"; all?: boolean },
+  to: {
+    host: string;
+    repository: string;
+    credentials?: string;
+    format?: "oci" | "v2s2";
+    all?: boolean;
+    /** Where the registry listens; default: the caller's network. */
+    from?: Host;
+  },
 ): Promise<void> {
   const { skopeo } = present(peers.skopeo());
   const args = ["--insecure-policy", "copy", "--dest-tls-verify=false"];
   if (to.credentials !== undefined) args.push("--dest-creds", to.credentials);
   if (to.format !== undefined) args.push("--format", to.format);
   if (to.all) args.push("--all");
-  await command(skopeo, [...args, `oci:${layout}:${name}`, `docker://${to.host}/${to.repository}`]);
+  args.push(`oci:${layout}:${name}`, `docker://${to.host}/${to.repository}`);
+  await (to.from === undefined ? command(skopeo, args) : onHost(to.from, skopeo, args));
 }

@@ -6,6 +6,7 @@ import type { AddressInfo } from "node:net";
 import * as os from "node:os";
 import * as path from "node:path";
 import { cleanEnv, command } from "./command";
+import type { Host } from "./host";
 import { present } from "./needs";
 import { peers } from "./peers";
 
@@ -26,6 +27,8 @@ export interface RegistryOptions {
   readonly auth?: "basic" | "bearer";
   /** With "bearer": also give tokens to callers without credentials, for pulls. */
   readonly anonymousPull?: boolean;
+  /** On whose loopback it listens; default: the caller's. Its token server is the caller's in any case. */
+  readonly host?: Host;
 }
 
 /** What a registry with `auth` accepts. The colon is part of the password. */
@@ -52,7 +55,8 @@ export async function startRegistry(options: RegistryOptions = {}): Promise<Regi
   try {
     fs.writeFileSync(path.join(dir, "config.json"), JSON.stringify(config(dir, options, tokens)));
     if (options.auth === "basic") fs.writeFileSync(path.join(dir, "htpasswd"), htpasswd);
-    child = spawn(registry, ["serve", path.join(dir, "config.json")], {
+    const serve = [...(options.host?.enter ?? []), registry, "serve", path.join(dir, "config.json")];
+    child = spawn(serve[0]!, serve.slice(1), {
       env: cleanEnv(),
       stdio: ["ignore", "pipe", "pipe"],
     });
