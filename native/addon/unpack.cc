@@ -1,5 +1,5 @@
-// The image room's calls: glue over core/unpack.h, core/layers.h and core/zstd.h. Handles live in a table
-// per environment (the main thread and each unpack worker have one) and end with it.
+// The image room's calls: glue over core/unpack.h, core/layers.h and core/zstd.h. Handles live in a
+// table per environment (the main thread and each unpack worker have one) and end with it.
 #include "core/unpack.h"
 
 #include <fcntl.h>
@@ -49,7 +49,9 @@ Napi::Value fail(Napi::Env env, const Error& error) {
   return env.Undefined();
 }
 
-std::string text(const Napi::Object& options, const char* name) { return options.Get(name).ToString(); }
+std::string text(const Napi::Object& options, const char* name) {
+  return options.Get(name).ToString();
+}
 
 // One char per byte: file names are bytes.
 std::string bytes_of(const Napi::Value& value) {
@@ -128,9 +130,10 @@ std::shared_ptr<UnpackHandle> take(const Napi::CallbackInfo& info, const Napi::O
   return found->second;
 }
 
-// Runs `work` on a thread of its own: a batch may wait long for the disk, and the job pool serves pods.
-Napi::Value run(Napi::Env env, const std::shared_ptr<UnpackHandle>& handle, std::function<Status()> work,
-                MakeValue make = nullptr) {
+// Runs `work` on a thread of its own: a batch may wait long for the disk, and the job pool serves
+// pods.
+Napi::Value run(Napi::Env env, const std::shared_ptr<UnpackHandle>& handle,
+                std::function<Status()> work, MakeValue make = nullptr) {
   Deferred deferred(env);
   handle->busy = true;
   auto job = [handle, deferred, work = std::move(work), make = std::move(make)] {
@@ -227,7 +230,8 @@ Napi::Value UnpackClose(const Napi::CallbackInfo& info) {
 Napi::Value ReadLayers(const Napi::CallbackInfo& info) {
   const Napi::Object options = info[0].ToObject();
   Deferred deferred(info.Env());
-  core::run_job([deferred, layers = paths_of(options.Get("layers")), path = bytes_of(options.Get("path")),
+  core::run_job([deferred, layers = paths_of(options.Get("layers")),
+                 path = bytes_of(options.Get("path")),
                  limit = options.Get("limit").ToNumber().Uint32Value()] {
     auto read = core::read_layers(layers, path, limit);
     if (!read) return deferred.reject(read.error());
@@ -243,7 +247,9 @@ Napi::Value SyncFilesystem(const Napi::CallbackInfo& info) {
   Deferred deferred(info.Env());
   auto work = [deferred, path = text(info[0].ToObject(), "path")] {
     const UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
-    if (!fd || syncfs(fd.get()) != 0) return deferred.reject(failure(errno, "sync filesystem", path));
+    if (!fd || syncfs(fd.get()) != 0) {
+      return deferred.reject(failure(errno, "sync filesystem", path));
+    }
     deferred.resolve();
   };
   if (!core::run_detached(work)) work();

@@ -32,15 +32,16 @@ struct timespec timespec_of(int64_t time) {
 
 std::string proc_path(int fd) { return "/proc/self/fd/" + std::to_string(fd); }
 
-// Attributes of `from` onto `to`; both are paths that end in a link through /proc/self/fd, so that the
-// l* calls, which follow no link in the last component, reach a symlink too.
+// Attributes of `from` onto `to`; both are paths that end in a link through /proc/self/fd, so that
+// the l* calls, which follow no link in the last component, reach a symlink too.
 Status copy_xattrs(const std::string& from, const std::string& to, bool follow) {
   auto list = follow ? listxattr : llistxattr;
   auto get = follow ? getxattr : lgetxattr;
   auto set = follow ? setxattr : lsetxattr;
   std::vector<char> names(64 * 1024);  // XATTR_LIST_MAX
   const ssize_t size = list(from.c_str(), names.data(), names.size());
-  if (size < 0) return errno == EOPNOTSUPP ? Status(Done{}) : failure(errno, "list attributes", from);
+  if (size < 0 && errno == EOPNOTSUPP) return Done{};
+  if (size < 0) return failure(errno, "list attributes", from);
   std::vector<char> value(64 * 1024);  // XATTR_SIZE_MAX
   for (const char* name = names.data(); name < names.data() + size; name += strlen(name) + 1) {
     if (strncmp(name, kTrusted, sizeof(kTrusted) - 1) == 0) continue;
@@ -155,7 +156,9 @@ Result<uint64_t> copy_node(int from, const std::string& name, const struct stat&
     if (symlinkat(target->c_str(), to, name.c_str()) != 0) return failure(errno, "create", name);
   } else {
     entry.type = UnpackEntry::kFifo;
-    if (mknodat(to, name.c_str(), st.st_mode, st.st_rdev) != 0) return failure(errno, "create", name);
+    if (mknodat(to, name.c_str(), st.st_mode, st.st_rdev) != 0) {
+      return failure(errno, "create", name);
+    }
   }
   auto copied =
       copy_xattrs(proc_path(from) + "/" + name, proc_path(to) + "/" + name, false);

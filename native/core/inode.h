@@ -1,5 +1,6 @@
-// Owner, mode, extended attributes and times of files in image layers: set as an archive entry says, or
-// copied from a lower layer. Order matters everywhere: chown takes setuid and security.capability away.
+// Owner, mode, extended attributes and times of files in image layers: set as an archive entry
+// says, or copied from a lower layer. Order matters everywhere: chown takes setuid and
+// security.capability away.
 #pragma once
 
 #include <sys/stat.h>

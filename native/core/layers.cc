@@ -196,7 +196,9 @@ Result<LayerFile> read_layers(const std::vector<std::string>& roots, const std::
   if (!found) return std::move(found.error());
   if (!found->present) return LayerFile{};
   if (!S_ISREG(found->st.st_mode)) return Error{EINVAL, "read", path, {}, "not a regular file"};
-  if (found->st.st_size > static_cast<off_t>(limit)) return Error{EINVAL, "read", path, {}, "too large"};
+  if (found->st.st_size > static_cast<off_t>(limit)) {
+    return Error{EINVAL, "read", path, {}, "too large"};
+  }
   UniqueFd fd(openat(found->parent.get(), found->name.c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC));
   if (!fd) return failure(errno, "open", path);
   LayerFile file{true, std::string(static_cast<size_t>(found->st.st_size), '\0')};

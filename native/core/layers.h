@@ -1,11 +1,12 @@
-// A stack of image layer directories seen as overlayfs would merge them: what a layer being unpacked needs
-// to know about the layers below it, and how one file of an image is read without mounting anything.
+// A stack of image layer directories seen as overlayfs would merge them: what a layer being
+// unpacked needs to know about the layers below it, and how one file of an image is read without
+// mounting anything.
 //
-// The rules are overlayfs's own (Documentation/filesystems/overlayfs.rst): a name in a nearer layer hides
-// the same name further down; directories merge; a character device 0/0 is a whiteout; a directory with
-// trusted.overlay.opaque=y ends the merge. Every step is one openat or fstatat relative to a directory fd,
-// never following a link: links are followed here, as if the stack were the root of the filesystem, and a
-// `..` that would climb above it is an error.
+// The rules are overlayfs's own (Documentation/filesystems/overlayfs.rst): a name in a nearer layer
+// hides the same name further down; directories merge; a character device 0/0 is a whiteout; a
+// directory with trusted.overlay.opaque=y ends the merge. Every step is one openat or fstatat
+// relative to a directory fd, never following a link: links are followed here, as if the stack were
+// the root of the filesystem, and a `..` that would climb above it is an error.
 #pragma once
 
 #include <sys/stat.h>
@@ -71,13 +72,13 @@ class Layers {
   std::vector<UniqueFd> roots_;
 };
 
-// Components of a relative path. "." and empty ones are dropped; "..", an absolute path, a NUL, a name over
-// 255 bytes and a path over 4095 are errors, worded for an archive entry.
+// Components of a relative path. "." and empty ones are dropped; "..", an absolute path, a NUL, a
+// name over 255 bytes and a path over 4095 are errors, worded for an archive entry.
 Result<std::vector<std::string>> split_path(const std::string& path);
 std::string join_path(const std::vector<std::string>& parts, size_t count);
 
-// Follows a link: `resolved` is where it lies, `rest` what follows it. The new components replace both.
-// EXDEV-like error if it climbs above the root.
+// Follows a link: `resolved` is where it lies, `rest` what follows it. The new components replace
+// both. EXDEV-like error if it climbs above the root.
 Result<std::vector<std::string>> splice_link(const std::vector<std::string>& resolved,
                                              const std::string& target,
                                              const std::vector<std::string>& rest);

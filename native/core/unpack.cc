@@ -168,7 +168,8 @@ Result<UniqueFd> Unpack::make_parent(int dir, const std::string& name, const std
                                      const Child& below) {
   bool hidden = false;
   if (mkdirat(dir, name.c_str(), 0755) != 0) {
-    // The view called it absent, so this is our own whiteout: what follows it replaces what it hides.
+    // The view called it absent, so this is our own whiteout: what follows it replaces what it
+    // hides.
     if (errno != EEXIST || unlinkat(dir, name.c_str(), 0) != 0 ||
         mkdirat(dir, name.c_str(), 0755) != 0) {
       return failure(errno, "make directory", path);
@@ -237,7 +238,9 @@ Status Unpack::directory(const Parent& parent, const std::string& name, const Un
     if (!S_ISDIR(st.st_mode)) {
       hidden = is_whiteout(st);
       if (unlinkat(parent.fd, name.c_str(), 0) != 0) return failure(errno, "remove", path);
-      if (mkdirat(parent.fd, name.c_str(), 0700) != 0) return failure(errno, "make directory", path);
+      if (mkdirat(parent.fd, name.c_str(), 0700) != 0) {
+        return failure(errno, "make directory", path);
+      }
     }
   } else {
     totals_.inodes++;
@@ -292,7 +295,8 @@ Status Unpack::write(const uint8_t* data, size_t size) {
   return Done{};
 }
 
-// Owner, mode and attributes come last: a write would take setuid and security.capability away again.
+// Owner, mode and attributes come last: a write would take setuid and security.capability away
+// again.
 Status Unpack::close_file() {
   if (!open_file_.fd) return Done{};
   const UniqueFd fd = std::move(open_file_.fd);
@@ -325,7 +329,8 @@ Status Unpack::special(const Parent& parent, const std::string& name, const Unpa
 }
 
 // False: the target is not in this layer, and those below are not set.
-Result<bool> Unpack::hardlink(const Parent& parent, const std::string& name, const UnpackEntry& entry) {
+Result<bool> Unpack::hardlink(const Parent& parent, const std::string& name,
+                              const UnpackEntry& entry) {
   const std::string path = under(parent.path, name);
   auto split = split_path(entry.link);
   if (!split) return refuse(path, "the hard link's target is absolute, empty or contains \"..\"");
@@ -372,7 +377,8 @@ Result<Found> Unpack::link_target(const std::vector<std::string>& parts) {
   return found;
 }
 
-// Brings a file of a lower layer into this one at the same place, as overlayfs would before linking it.
+// Brings a file of a lower layer into this one at the same place, as overlayfs would before linking
+// it.
 Status Unpack::copy_up(const Found& found) {
   auto split = split_path(found.path);
   if (!split) return std::move(split.error());

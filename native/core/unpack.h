@@ -1,19 +1,19 @@
 // Applies the entries of one image layer below a directory that becomes an overlay layer.
 //
 // What an entry names never leaves the root. Parents are opened by openat2(RESOLVE_BENEATH |
-// RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV); only where that fails, because a directory is not declared by
-// this layer or is a link, the path is walked name by name through the merged view of this layer and
-// those below it (layers.h), and directories on the way that this layer lacks are made with the mode,
-// owner, times and extended attributes they have below: what a copy-up would do. The last component is
-// made by O_EXCL, *at(…) calls that follow nothing.
+// RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV); only where that fails, because a directory is not
+// declared by this layer or is a link, the path is walked name by name through the merged view of
+// this layer and those below it (layers.h), and directories on the way that this layer lacks are
+// made with the mode, owner, times and extended attributes they have below: what a copy-up would
+// do. The last component is made by O_EXCL, *at(…) calls that follow nothing.
 //
-// Refused: absolute names, "..", links on the way that climb above the root, trusted.* attributes (they
-// are overlayfs's own control data), a device 0:0 (overlayfs's whiteout), and an entry of another type
-// over a directory of the same layer: no file system walk writes that, but a swap of a directory for a
-// link does.
+// Refused: absolute names, "..", links on the way that climb above the root, trusted.* attributes
+// (they are overlayfs's own control data), a device 0:0 (overlayfs's whiteout), and an entry of
+// another type over a directory of the same layer: no file system walk writes that, but a swap of a
+// directory for a link does.
 //
-// Whiteouts: ".wh.NAME" hides NAME of the layers below only (image-spec, layer.md): beside a NAME of the
-// same layer it makes a directory opaque and is otherwise without effect.
+// Whiteouts: ".wh.NAME" hides NAME of the layers below only (image-spec, layer.md): beside a NAME
+// of the same layer it makes a directory opaque and is otherwise without effect.
 #pragma once
 
 #include <cstddef>
@@ -61,7 +61,8 @@ class Unpack {
   Status set_parents(const std::vector<std::string>& parents);
 
   enum class Outcome { kApplied, kNeedsParents };
-  // kNeedsParents: nothing was done; the entry asks about the layers below, and they are not set yet.
+  // kNeedsParents: nothing was done; the entry asks about the layers below, and they are not set
+  // yet.
   Result<Outcome> apply(const UnpackEntry& entry);
   // More content of the file that the last entry made.
   Status write(const uint8_t* data, size_t size);

@@ -1,5 +1,5 @@
-// A zstd decompressor over chunks: several frames in a row, skippable frames and windows up to 128 MiB,
-// which is what the zstd command makes at its highest level.
+// A zstd decompressor over chunks: several frames in a row, skippable frames and windows up to 128
+// MiB, which is what the zstd command makes at its highest level.
 #pragma once
 
 #include <cstddef>

@@ -64,11 +64,3 @@ export interface Snapshot {
   /** Host directory that holds the writable layer. */
   readonly upper: string;
 }
-
-/** passwd/group entries, parsed strictly (`image/users.ts`). */
-export interface User {
-  readonly uid: number;
-  readonly gid: number;
-  readonly supplementalGroups: readonly number[];
-  readonly home: string;
-}
