@@ -33,7 +33,7 @@ struct Rights {
 constexpr long kNoSignal =
     0x4000;  // MSG_NOSIGNAL: a launcher that is gone must not kill us with SIGPIPE
 
-constexpr int kSigKill = 9, kSigTerm = 15, kSigChld = 17;
+constexpr int kSigTerm = 15, kSigChld = 17;
 constexpr uint64_t bit(int signal) { return uint64_t{1} << (signal - 1); }
 
 }  // namespace

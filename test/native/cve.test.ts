@@ -78,16 +78,17 @@ describe("attacks", () => {
     assert.equal((await given.run("exit 6")).status, 6);
   });
 
-  for (const [id, place, type] of [
-    ["CVE-2019-19921", "/proc", "proc"],
-    ["CVE-2023-27561", "/proc", "proc"],
-    ["CVE-2023-28642", "/sys", "sysfs"],
+  // CVE-2023-27561 and CVE-2023-28642 were the same hole, opened again.
+  for (const [place, type, link] of [
+    ["/proc", "proc", "/tmp"],
+    ["/proc", "proc", "tmp"],
+    ["/sys", "sysfs", "/tmp"],
   ] as const)
-    test(`${id}: ${place} that is a link in the image gets no ${type}`, async () => {
+    test(`CVE-2019-19921: ${place} that is a link to ${link} in the image gets no ${type}`, async () => {
       const root = given.freshRoot();
       const name = path.join(root, place);
       fs.rmdirSync(name);
-      fs.symlinkSync(id === "CVE-2023-27561" ? "tmp" : "/tmp", name);
+      fs.symlinkSync(link, name);
       await assert.rejects(given.run("true", { rootfs: root }), {
         message: `mounting "${type}" at "${place}": is not a real directory`,
       });

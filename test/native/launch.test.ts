@@ -107,6 +107,20 @@ describe("launch", () => {
     fs.unlinkSync(gate);
   });
 
+  test("a created container starts although nobody listens to its stub any more", async () => {
+    const gate = path.join(given.dir, "gate");
+    native().makeFifo({ path: gate, mode: 0o600 });
+    const { pid, pidfd, result } = await given.launch(
+      containerPlan({ rootfs: given.rootfs, args: ["sh", "-c", "exit 8"], gate }),
+      { until: "ready" },
+    );
+    fs.closeSync(result!);
+    open(gate);
+    assert.equal((await native().awaitExit({ pid, pidfd })).status, 8);
+    fs.closeSync(pidfd);
+    fs.unlinkSync(gate);
+  });
+
   test("R2: the exit record is there before the process is reaped", async () => {
     const record = path.join(given.dir, "exit");
     const { pid, pidfd } = await given.launch(
