@@ -102,10 +102,11 @@ function containerMethods(rooms: () => RuntimeRooms): Handlers {
     CreateContainer: async (request: Message<"CreateContainerRequest">) => {
       const { pods } = rooms();
       const podId = required("pod_sandbox_id", request.podSandboxId);
-      const own = pods.get(podId).config;
-      const config = readContainerConfig("config", request.config, own.namespaces);
-      const pod = request.sandboxConfig ? readPodConfig("sandbox_config", request.sandboxConfig) : own;
-      return { containerId: await pods.create(podId, config, pod) };
+      const { namespaces } = pods.get(podId).config;
+      const config = readContainerConfig("config", request.config, namespaces);
+      // Only checked: the pod is what RunPodSandbox made it.
+      if (request.sandboxConfig) readPodConfig("sandbox_config", request.sandboxConfig);
+      return { containerId: await pods.create(podId, config) };
     },
     StartContainer: async (request: Message<"StartContainerRequest">) => {
       await rooms().pods.start(required("container_id", request.containerId));

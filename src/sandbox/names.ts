@@ -53,10 +53,6 @@ export class Index<T> implements Iterable<T> {
   [Symbol.iterator](): Iterator<T> {
     return this.#byId.values();
   }
-
-  get size(): number {
-    return this.#byId.size;
-  }
 }
 
 /**

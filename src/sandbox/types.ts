@@ -1,18 +1,19 @@
-import type { Image } from "../image";
-
 /**
  * Pods and containers as CRI means them, free of gRPC and protobuf: `cri` converts to and from these. Names
  * follow CRI; 0 and "" mean unset there and are undefined here.
+ *
+ * Every id may be cut short to a prefix that only one object has: INVALID_ARGUMENT if several have it. An
+ * object that is not there is NOT_FOUND, except to what stops, removes and lists.
  */
 export interface Pods {
-  /** Resolves a unique id prefix; NOT_FOUND, or INVALID_ARGUMENT if ambiguous. */
+  /** The id of the new pod, or of the one that an equal request has made. */
   run(request: RunPod): Promise<string>;
   stop(id: string): Promise<void>;
   remove(id: string): Promise<void>;
   get(id: string): PodView;
   list(filter: PodFilter): readonly PodView[];
 
-  create(podId: string, config: ContainerConfig, pod: PodConfig): Promise<string>;
+  create(podId: string, config: ContainerConfig): Promise<string>;
   start(id: string): Promise<void>;
   stopContainer(id: string, timeoutSeconds: number): Promise<void>;
   removeContainer(id: string): Promise<void>;
@@ -227,5 +228,3 @@ export interface ContainerStatsView {
     | { timestamp: bigint; mountpoint: string; bytes: bigint; inodes: bigint }
     | undefined;
 }
-
-export type { Image };

@@ -4,12 +4,12 @@ import * as path from "node:path";
 import { test } from "node:test";
 import { Index } from "../../src/sandbox/names";
 import { openStore } from "../../src/sandbox/store";
-import { type Bench, containerConfig, open, podConfig, runPodRequest } from "./doubles";
+import { type Bench, containerConfig, open, runPodRequest } from "./doubles";
 
 /** A pod with a created container; its log in the bench's directory. */
 async function created(bench: Bench): Promise<{ pod: string; container: string }> {
   const pod = await bench.pods.run(runPodRequest({ logDirectory: bench.logs }));
-  const container = await bench.pods.create(pod, containerConfig({ logPath: "main/0.log" }), podConfig());
+  const container = await bench.pods.create(pod, containerConfig({ logPath: "main/0.log" }));
   return { pod, container };
 }
 
@@ -100,12 +100,12 @@ for (const step of ["snapshot prepare", "task create"])
     const before = [bench.world.left(), stateFiles(bench)];
     bench.world.failing.add(step);
     const config = containerConfig({ logPath: "main/0.log" });
-    await assert.rejects(bench.pods.create(pod, config, podConfig()), new RegExp(`${step}: injected`));
+    await assert.rejects(bench.pods.create(pod, config), new RegExp(`${step}: injected`));
     assert.deepEqual([bench.world.left(), stateFiles(bench)], before);
     assert.equal(fs.existsSync(path.join(bench.logs, "main/0.log")), false);
     assert.deepEqual(bench.pods.listContainers({}), []);
     bench.world.failing.clear();
-    const id = await bench.pods.create(pod, config, podConfig());
+    const id = await bench.pods.create(pod, config);
     assert.equal(bench.pods.getContainer(id).state, "created");
   });
 
@@ -133,12 +133,12 @@ test("an equal request joins the one in flight, and gets what it made afterwards
   assert.equal(await bench.pods.run(runPodRequest()), first);
   assert.equal(bench.world.journal.filter((step) => step === "sandbox create").length, 1);
   const ids = await Promise.all([
-    bench.pods.create(first, containerConfig(), podConfig()),
-    bench.pods.create(first, containerConfig(), podConfig()),
+    bench.pods.create(first, containerConfig()),
+    bench.pods.create(first, containerConfig()),
   ]);
   assert.equal(ids[0], ids[1]);
   await bench.pods.start(ids[0]);
-  await assert.rejects(bench.pods.create(first, containerConfig(), podConfig()), /is reserved for/);
+  await assert.rejects(bench.pods.create(first, containerConfig()), /is reserved for/);
 });
 
 test("the name of a stopped pod stays taken until it is removed", async (t) => {
@@ -170,7 +170,7 @@ test("stop: the signal once, later calls only shorten, then SIGKILL", async (t) 
 test("stop: the container's own signal, and no SIGKILL if it ends in time", async (t) => {
   const bench = await open(t);
   const pod = await bench.pods.run(runPodRequest());
-  const container = await bench.pods.create(pod, containerConfig({ stopSignal: "SIGRTMIN+3" }), podConfig());
+  const container = await bench.pods.create(pod, containerConfig({ stopSignal: "SIGRTMIN+3" }));
   await bench.pods.start(container);
   const task = bench.task();
   const stop = bench.pods.stopContainer(container, 3600);
@@ -213,7 +213,7 @@ test("nothing begins in a pod that is stopped", async (t) => {
   const { pod, container } = await created(bench);
   await bench.pods.stop(pod);
   const another = containerConfig({ metadata: { name: "main", attempt: 1 } });
-  await assert.rejects(bench.pods.create(pod, another, podConfig()), { code: "FAILED_PRECONDITION" });
+  await assert.rejects(bench.pods.create(pod, another), { code: "FAILED_PRECONDITION" });
   await assert.rejects(bench.pods.start(container), { code: "FAILED_PRECONDITION" });
 });
 

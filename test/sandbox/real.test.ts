@@ -7,7 +7,6 @@ import { leasedAddresses, writeNetwork } from "../support/cni";
 import { privateHost } from "../support/host";
 import { needs, present } from "../support/needs";
 import { peers } from "../support/peers";
-import { podConfig } from "./doubles";
 import { logText, openSite, podRequest, type Site, shell, shimProcesses, until } from "./real";
 
 const cni = peers.cni();
@@ -22,7 +21,7 @@ function inHost(config: ContainerConfig, changes: Partial<SecurityContext> = {})
 /** Creates and starts a container on the host's network, in a pod of its own unless given. */
 async function running(site: Site, config: ContainerConfig, pod?: string): Promise<string> {
   const { pods } = site.daemon;
-  const id = await pods.create(pod ?? (await pods.run(podRequest(site, hostPod))), config, podConfig());
+  const id = await pods.create(pod ?? (await pods.run(podRequest(site, hostPod))), config);
   await pods.start(id);
   return id;
 }
@@ -71,7 +70,7 @@ test("a pod with an address: network, name and files of its own", needs(cni), as
   const { pods } = site.daemon;
   const dns = { servers: ["10.0.0.53"], searches: ["a.b"], options: ["ndots:2"] };
   const pod = await pods.run(podRequest(site, { hostname: "web-0", dns }));
-  const container = await pods.create(pod, shell(WAIT), podConfig());
+  const container = await pods.create(pod, shell(WAIT));
   await pods.start(container);
   const [ip] = pods.get(pod).ips;
   assert.deepEqual(leasedAddresses(written), [ip]);
@@ -102,7 +101,7 @@ test("StartContainer of what is not there: the stub's words, StartError, 128", a
   // The kernel knows at exec, which comes with start; the lookup in PATH may know at create.
   let id = "";
   const attempt = async () => {
-    id = await pods.create(pod, config, podConfig());
+    id = await pods.create(pod, config);
     await pods.start(id);
   };
   await assert.rejects(attempt(), /\/no\/such.*no such file or directory/i);
@@ -127,10 +126,7 @@ test("an absent mount source is refused at create, by name, and leaves nothing",
       recursiveReadOnly: false,
     },
   ] as const;
-  await assert.rejects(
-    pods.create(pod, inHost(shell("true", { mounts })), podConfig()),
-    /absent.*no such file/i,
-  );
+  await assert.rejects(pods.create(pod, inHost(shell("true", { mounts }))), /absent.*no such file/i);
   assert.deepEqual(
     [fs.readdirSync(path.join(site.state, "bundles")), site.daemon.images.snapshotKeys()],
     before,
@@ -357,7 +353,7 @@ test("R3: the daemon comes back: containers ran on, their output is whole, exits
 test("R3: a created container survives the daemon and can be started by the next", async (t) => {
   const site = await openSite(t);
   const pod = await site.daemon.pods.run(podRequest(site, hostPod));
-  const id = await site.daemon.pods.create(pod, inHost(shell("echo here; exit 4")), podConfig());
+  const id = await site.daemon.pods.create(pod, inHost(shell("echo here; exit 4")));
   const pods = await site.restart();
   assert.equal(pods.getContainer(id).state, "created");
   await pods.start(id);
