@@ -96,7 +96,7 @@ export function openContentStore(root: string): ContentStore {
   return store;
 }
 
-export async function syncDirectory(directory: string): Promise<void> {
+async function syncDirectory(directory: string): Promise<void> {
   const handle = await fs.promises.open(directory, "r");
   try {
     await handle.sync();

@@ -31,7 +31,7 @@ export const acceptedManifests = [
 /** Bytes a manifest, index or config may have: registries' own limit. */
 export const MAX_DOCUMENT = 4 * 1024 * 1024;
 /** overlayfs stacks no more (OVL_MAX_STACK). */
-export const MAX_LAYERS = 500;
+const MAX_LAYERS = 500;
 const MAX_SIZE = 2 ** 43;
 
 const layerTypes =

@@ -51,7 +51,7 @@ export interface Image {
   readonly config: ImageConfig;
   /** Layer chain id of the top layer: the snapshot's parent. */
   readonly chainId: string;
-  /** /etc/passwd and /etc/group of the image, read once at unpack; "" if absent. */
+  /** /etc/passwd and /etc/group of the image as text, read once at unpack; "" if absent. */
   readonly passwd: string;
   readonly group: string;
   readonly pinned: boolean;
