@@ -2,7 +2,7 @@ import { invalid } from "../base/errors";
 
 /**
  * Writes launch plans. The format, and what every op does, is described once: in native/core/plan.h. The
- * numbers here mirror it (test/native/plan.test.ts compares them).
+ * numbers here mirror it (test/native/seam.test.ts compares them).
  */
 export const OPEN = {
   tree: 1,

@@ -33,11 +33,6 @@ export function isUnset(value: unknown): boolean {
   return Object.values(value as object).every(isUnset);
 }
 
-export const optional =
-  (check: Check): Check =>
-  (value) =>
-    absent(value) ? undefined : check(value);
-
 export const string: Check = (value) => {
   if (typeof value !== "string") return bad(value, "must be a string");
   return value.includes("\0") ? bad(value, "contains a NUL byte") : undefined;

@@ -27,7 +27,7 @@ function namespaceOf(name: string): NamespaceType | undefined {
  * sysctl(8) has two spellings: the first separator says which of `.` and `/` separates, the other is part of
  * a name (`net.ipv4.conf.eth0/1.forwarding`).
  */
-export function sysctlPath(name: string): string {
+function sysctlPath(name: string): string {
   const first = /[./]/.exec(name)?.[0];
   if (first === "/") return name;
   return [...name].map((char) => (char === "." ? "/" : char === "/" ? "." : char)).join("");
