@@ -19,7 +19,7 @@ export interface PluginConf {
 }
 
 /** Oldest first; a configuration that names none means the first. */
-export const CNI_VERSIONS = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] as const;
+const CNI_VERSIONS = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] as const;
 
 /** The spec's rule for network names: they become file and device names of plugins. */
 const NAME = /^[a-zA-Z0-9][a-zA-Z0-9_.-]*$/;

@@ -50,7 +50,7 @@ export async function callPlugin(
   return call.command === "ADD" ? parseResult(call, file, done) : undefined;
 }
 
-export function findPlugin(type: string, binDirs: readonly string[]): string {
+function findPlugin(type: string, binDirs: readonly string[]): string {
   for (const dir of binDirs) {
     const file = path.join(dir, type);
     try {
@@ -65,7 +65,7 @@ export function findPlugin(type: string, binDirs: readonly string[]): string {
 }
 
 /** Spec §3, "Deriving the configuration": the plugin's object plus the list's name, version and our parts. */
-export function stdinOf(call: Call): Record<string, unknown> {
+function stdinOf(call: Call): Record<string, unknown> {
   const { capabilities = {}, runtimeConfig: _ours, prevResult: _last, ...own } = call.plugin;
   const wanted = Object.entries(call.runtimeConfig).filter(([name]) => capabilities[name] === true);
   // DEL knows prevResult since 0.4.0 only.

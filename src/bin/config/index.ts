@@ -7,7 +7,7 @@ import { type Config, handlerKeys, schema } from "./schema";
 
 export type { Config } from "./schema";
 
-export const DEFAULT_FILE = "/etc/isopod/config.toml";
+const DEFAULT_FILE = "/etc/isopod/config.toml";
 
 /** What the command line may override. */
 export interface Overrides {

@@ -25,7 +25,7 @@ export function integer(field: string, value: Maybe<Long | number>, range: Range
 }
 
 /** The largest id there is: 2^32 - 1 means "no id" to the kernel. */
-export const MAX_ID = 0xfffffffe;
+const MAX_ID = 0xfffffffe;
 
 export const id = (field: string, value: Maybe<Long>): number => integer(field, value, { max: MAX_ID });
 

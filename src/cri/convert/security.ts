@@ -92,7 +92,7 @@ function readGroups(
   };
 }
 
-export function readProfile(
+function readProfile(
   field: string,
   profile: runtime.v1.ISecurityProfile | null | undefined,
 ): SecurityProfile | undefined {
@@ -107,10 +107,7 @@ export function readProfile(
 }
 
 /** The words that the fields used before they became messages; clients of that age still send them. */
-export function readLegacyProfile(
-  field: string,
-  text: string | null | undefined,
-): SecurityProfile | undefined {
+function readLegacyProfile(field: string, text: string | null | undefined): SecurityProfile | undefined {
   const word = cstring(field, text);
   if (word === "") return undefined;
   if (word === "runtime/default" || word === "docker/default") {
