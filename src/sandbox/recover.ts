@@ -2,6 +2,7 @@ import * as fs from "node:fs";
 import * as path from "node:path";
 import { IsopodError, messageOf } from "../base/errors";
 import { readFileIfPresent } from "../base/files";
+import { now } from "../base/time";
 import {
   type Container,
   type Context,
@@ -17,7 +18,6 @@ import { containerName, podName } from "./names";
 import { podNetwork } from "./pod-network";
 import type { ContainerRecord, PodRecord } from "./records";
 import { reconnect } from "./sandbox-file";
-import { now } from "./state";
 import { openOutput, stdioPaths } from "./stdio";
 import { currentBootId } from "./store";
 import { concludeUnknown, watchContainer, watchPod } from "./watch";
@@ -114,7 +114,7 @@ async function recoverContainer(context: Context, container: Container): Promise
   try {
     if (sandbox === undefined) throw lostShim(context, podId);
     container.output = openOutput(stdio, logPath);
-    const task = await sandbox.adopt({ id, stdio });
+    const task = await sandbox.adopt(id);
     container.task = task;
     const { status } = await task.state();
     const started = readFileIfPresent(startedFile(context, podId, id));
@@ -164,8 +164,7 @@ async function undoHalfMadeContainers(context: Context, pod: Pod): Promise<void>
     names
       .filter((id) => !pod.containers.has(id))
       .map(async (id) => {
-        const stdio = { stdin: "", stdout: "", stderr: "", terminal: false };
-        const task = await pod.sandbox?.adopt({ id, stdio }).catch(() => undefined);
+        const task = await pod.sandbox?.adopt(id).catch(() => undefined);
         await task?.kill(9, true).catch(() => {});
         await task?.exited.catch(() => undefined);
         await task?.delete();

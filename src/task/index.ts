@@ -140,7 +140,10 @@ function passLine(line: string, log: Log): void {
   try {
     entry = JSON.parse(line) as typeof entry;
   } catch {}
-  if (typeof entry?.msg !== "string") return log.info(line);
+  if (typeof entry?.msg !== "string") {
+    log.info(line);
+    return;
+  }
   const { level, msg, ...fields } = entry;
   const known = level === "debug" || level === "warn" || level === "error" ? level : "info";
   log[known](msg, fields);

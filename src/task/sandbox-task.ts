@@ -2,6 +2,7 @@ import * as fs from "node:fs";
 import * as path from "node:path";
 import { IsopodError, unsupported } from "../base/errors";
 import { undoOnFailure } from "../base/scope";
+import { now } from "../base/time";
 import type { containerd } from "../gen/shim";
 import { native } from "../native";
 import { nanosecondsOf } from "../ttrpc";
@@ -66,7 +67,7 @@ export function createDrivenSandbox(
       version,
       bundle,
       pid: started.pid,
-      createdAt: nanosecondsOf(started.createdAt) ?? BigInt(Date.now()) * 1_000_000n,
+      createdAt: nanosecondsOf(started.createdAt) ?? now(),
     };
     return new DrivenSandbox(record, surroundings);
   });
@@ -113,7 +114,7 @@ export class DrivenSandbox implements SandboxTask {
     });
   }
 
-  async adopt({ id }: { id: string }): Promise<Task> {
+  async adopt(id: string): Promise<Task> {
     const { link } = this.#surroundings;
     const state = await link.repeat<{ pid: number }>(
       this.#taskService,
@@ -189,5 +190,3 @@ async function ignoring(codes: readonly string[], work: Promise<unknown>): Promi
     if (!IsopodError.is(error) || !codes.includes(error.code)) throw error;
   }
 }
-
-const now = (): bigint => BigInt(Date.now()) * 1_000_000n;

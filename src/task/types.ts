@@ -67,7 +67,7 @@ export interface SandboxTask {
   ready(): Promise<boolean>;
   create(options: CreateTaskOptions): Promise<Task>;
   /** A container of this sandbox that an earlier daemon created; NOT_FOUND if the shim does not know it. */
-  adopt(options: { id: string; stdio: TaskStdio }): Promise<Task>;
+  adopt(id: string): Promise<Task>;
   stop(timeoutMs: number): Promise<void>;
   /** Shutdown and removal of the bundle; idempotent. */
   remove(): Promise<void>;

@@ -181,7 +181,7 @@ export class FakeSandbox implements SandboxTask {
     return task;
   }
 
-  async adopt({ id }: { id: string }): Promise<Task> {
+  async adopt(id: string): Promise<Task> {
     const task = this.tasks.get(id);
     if (task === undefined) throw notFound("task", id);
     return task;
