@@ -1,5 +1,6 @@
 import * as path from "node:path";
 import { messageOf } from "../base/errors";
+import { now } from "../base/time";
 import { native } from "../native";
 import type { Store } from "./store";
 
@@ -21,8 +22,6 @@ export interface Measured {
 }
 
 const REFRESH_MS = 10_000;
-const now = () => BigInt(Date.now()) * 1_000_000n;
-
 export function measureUsage(store: Store): Usage {
   const { records, content, snapshots, log } = store;
   const measured = new Map<string, Measured>();

@@ -1,6 +1,7 @@
 import * as fs from "node:fs";
 import { errnoOf, IsopodError, precondition } from "../base/errors";
 import { undoOnFailure, withDeadline } from "../base/scope";
+import { now } from "../base/time";
 import type { Launched } from "../native";
 import type { Process as ProcessSpec, Spec } from "../oci/runtime-spec";
 import { cgroupOf, isFrozen, readOomKills, readPids, readStats, refusePopulated, signalAll } from "./cgroup";
@@ -154,8 +155,7 @@ export class ContainerProcess extends BaseProcess implements Container, ExecHost
     container.#paused = isFrozen(record.cgroup);
     const exit = readExit(engine.stateDir, record.id) ?? known;
     if (exit) void container.ended(exit);
-    else if (container.pidfd === undefined)
-      void container.ended({ status: LOST, exitedAt: BigInt(Date.now()) * 1_000_000n });
+    else if (container.pidfd === undefined) void container.ended({ status: LOST, exitedAt: now() });
     else container.watch(false);
     // Started, but the crash came before that was written down: the end of file is there already.
     if (!container.#started && container.#result !== undefined) void container.#awaitExec().catch(() => {});
@@ -319,7 +319,7 @@ export class ContainerProcess extends BaseProcess implements Container, ExecHost
         kind: "container" as const,
         id: this.id,
         pid,
-        createdAt: String(BigInt(Date.now()) * 1_000_000n),
+        createdAt: String(now()),
         ...(this.#site.sandbox !== undefined && { sandbox: this.#site.sandbox }),
         bundle: this.bundle,
         cgroup: this.cgroup,

@@ -2,6 +2,7 @@ import * as fs from "node:fs";
 import * as path from "node:path";
 import { messageOf } from "../base/errors";
 import { readFileIfPresent } from "../base/files";
+import { now } from "../base/time";
 import { type ExitStatus, native } from "../native";
 import type { Spec } from "../oci/runtime-spec";
 import { CgroupParents } from "./cgroup";
@@ -34,8 +35,7 @@ export function containerRuntime(options: RuntimeOptions): Runtime {
   };
   return {
     async sandbox(wanted: SandboxOptions): Promise<Sandbox> {
-      if (wanted.implicit)
-        return add((gone) => new ImplicitSandbox(engine, wanted, BigInt(Date.now()) * 1_000_000n, gone));
+      if (wanted.implicit) return add((gone) => new ImplicitSandbox(engine, wanted, now(), gone));
       let made: StubSandbox | undefined;
       made = await StubSandbox.create(engine, wanted, () => made && sandboxes.delete(made));
       sandboxes.add(made);

@@ -1,5 +1,6 @@
 import * as fs from "node:fs";
 import { IsopodError, precondition } from "../base/errors";
+import { now } from "../base/time";
 import type { NamespaceType, Process as ProcessSpec, Spec } from "../oci/runtime-spec";
 import { compileExec, execNamespaces, namespaceFile } from "./compile-exec";
 import type { Engine } from "./engine";
@@ -53,8 +54,7 @@ export class Exec extends BaseProcess {
     exec.pidfd = left[`${exec.key}/pidfd`];
     const exit = readExit(engine.stateDir, exec.key) ?? known;
     if (exit) void exec.ended(exit);
-    else if (exec.pidfd === undefined)
-      void exec.ended({ status: 255, exitedAt: BigInt(Date.now()) * 1_000_000n });
+    else if (exec.pidfd === undefined) void exec.ended({ status: 255, exitedAt: now() });
     else exec.watch(false);
     return exec;
   }

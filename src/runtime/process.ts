@@ -1,5 +1,6 @@
 import * as fs from "node:fs";
 import { IsopodError, messageOf, precondition } from "../base/errors";
+import { now } from "../base/time";
 import type { ExitStatus, Launched, LaunchOptions } from "../native";
 import type { Engine } from "./engine";
 import { exitPath, removeRecord } from "./state";
@@ -80,7 +81,7 @@ export abstract class BaseProcess implements Process {
       .awaitExit({ pid: this.pid, pidfd: this.pidfd!, record, child })
       .catch((error: unknown) => {
         warn("the end of a process could not be seen", { id: this.key, error: messageOf(error) });
-        return { status: LOST, exitedAt: BigInt(Date.now()) * 1_000_000n };
+        return { status: LOST, exitedAt: now() };
       })
       .then((exit) => this.ended(exit));
   }

@@ -1,6 +1,7 @@
 import * as fs from "node:fs";
 import { IsopodError, precondition } from "../base/errors";
 import { undoOnFailure } from "../base/scope";
+import { now } from "../base/time";
 import type { ExitStatus, Launched } from "../native";
 import { cgroupOf, readStats, refusePopulated } from "./cgroup";
 import { compileSandbox } from "./compile-sandbox";
@@ -15,8 +16,6 @@ import { checkId } from "./validate";
 
 const SIGKILL = 9;
 const CGROUP_TIMEOUT_MS = 10_000;
-
-const now = (): bigint => BigInt(Date.now()) * 1_000_000n;
 
 /** A pod's sandbox: a stub that holds the namespaces and the small tree its containers start from. */
 export class StubSandbox implements Sandbox {
@@ -122,7 +121,7 @@ export class StubSandbox implements Sandbox {
     const exited = exit
       ? Promise.resolve(exit)
       : pidfd === undefined
-        ? Promise.resolve({ status: LOST, exitedAt: BigInt(Date.now()) * 1_000_000n })
+        ? Promise.resolve({ status: LOST, exitedAt: now() })
         : engine.native.awaitExit({ pid: record.pid, pidfd, record: file, child: false });
     return new StubSandbox(engine, record, filesOf(record), pidfd, exited, onDestroyed);
   }

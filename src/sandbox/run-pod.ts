@@ -1,6 +1,7 @@
 import * as fs from "node:fs";
 import { IsopodError, invalid, messageOf } from "../base/errors";
 import { type Scope, undoOnFailure } from "../base/scope";
+import { now } from "../base/time";
 import type { Handler, SandboxTask } from "../task";
 import { type Context, type Pod, podDir, podIsReady } from "./context";
 import { Lock, settle } from "./lock";
@@ -8,7 +9,6 @@ import { newId, podName } from "./names";
 import { podNetwork } from "./pod-network";
 import type { PodRecord } from "./records";
 import { writeSandboxFile } from "./sandbox-file";
-import { now } from "./state";
 import type { RunPod } from "./types";
 import { validatePod } from "./validate";
 import { watchPod } from "./watch";

@@ -1,8 +1,9 @@
 import * as fs from "node:fs";
 import { messageOf, precondition } from "../base/errors";
 import { withDeadline } from "../base/scope";
+import { now } from "../base/time";
 import { type Container, type Context, containerState, podIsReady, startedFile } from "./context";
-import { now, requireState } from "./state";
+import { requireState } from "./state";
 
 const END_MS = 5000;
 

@@ -41,5 +41,3 @@ export function exitReason(status: number, oomKills: bigint): string {
   if (status === 0) return "Completed";
   return oomKills > 0n ? "OOMKilled" : "Error";
 }
-
-export const now = (): bigint => BigInt(Date.now()) * 1_000_000n;

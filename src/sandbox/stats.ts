@@ -1,7 +1,7 @@
 import { messageOf } from "../base/errors";
+import { now } from "../base/time";
 import type { TaskStats } from "../task";
 import { type Container, type Context, containerState } from "./context";
-import { now } from "./state";
 import type { ContainerFilter, ContainerStatsView } from "./types";
 import { containerView, listContainers } from "./views";
 

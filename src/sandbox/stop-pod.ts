@@ -1,9 +1,9 @@
 import { messageOf } from "../base/errors";
+import { now } from "../base/time";
 import type { Context, Pod } from "./context";
 import { settle } from "./lock";
 import { podNetwork } from "./pod-network";
 import { reconnect } from "./sandbox-file";
-import { now } from "./state";
 import { endContainer } from "./stop-container";
 
 const SANDBOX_STOP_MS = 10_000;

@@ -1,9 +1,10 @@
 import { IsopodError, messageOf } from "../base/errors";
+import { now } from "../base/time";
 import type { Exit, Task } from "../task";
 import { type Container, type Context, type Pod, podIsReady } from "./context";
 import { settle } from "./lock";
 import type { ContainerRecord } from "./records";
-import { exitReason, now } from "./state";
+import { exitReason } from "./state";
 
 /** How long output may trail behind an exit: children outside the pid namespace can hold the FIFO for ever. */
 const DRAIN_MS = 250;

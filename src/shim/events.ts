@@ -1,5 +1,6 @@
 import { messageOf } from "../base/errors";
 import type { Log } from "../base/log";
+import { now } from "../base/time";
 import { type Any, type Client, connect, packAny, timestampOf } from "../ttrpc";
 
 /**
@@ -85,7 +86,7 @@ export function eventQueue({ address, namespace, log }: EventQueueOptions): Even
       queue.push({
         topic,
         event: packAny(`containerd.events.${type}`, event),
-        timestamp: BigInt(Date.now()) * 1_000_000n,
+        timestamp: now(),
       });
       if (sending) return;
       sending = true;

@@ -1,4 +1,5 @@
 import { IsopodError, notFound } from "../base/errors";
+import { now } from "../base/time";
 import type { containerd } from "../gen/shim";
 import { type Implementation, timestampOf } from "../ttrpc";
 import { findSandbox, type ShimContext } from "./context";
@@ -51,7 +52,7 @@ export function sandboxService(context: ShimContext): Implementation {
     },
     SandboxMetrics: async ({ sandboxId }: Named) => {
       const data = metricsOf(await findSandbox(context, sandboxId).stats());
-      return { metrics: { timestamp: timestampOf(BigInt(Date.now()) * 1_000_000n), id: sandboxId, data } };
+      return { metrics: { timestamp: timestampOf(now()), id: sandboxId, data } };
     },
   };
 }

@@ -1,4 +1,5 @@
 import { IsopodError } from "../base/errors";
+import { now } from "../base/time";
 import type { containerd } from "../gen/shim";
 import { nanosecondsOf } from "../ttrpc";
 import { isLost, type Link } from "./link";
@@ -212,5 +213,3 @@ export class DrivenTask extends DrivenProcess implements Task {
     return exit;
   }
 }
-
-const now = (): bigint => BigInt(Date.now()) * 1_000_000n;
