@@ -173,6 +173,21 @@ describe("attacks", () => {
     assert.equal(output, "0\n1\n2\n3\n");
   });
 
+  test("CVE-2024-21626: no program is executed through a descriptor that is closed only by the exec", async () => {
+    for (let fd = 4; fd < 20; fd++)
+      await assert.rejects(
+        given.launch(
+          containerPlan({
+            rootfs: given.rootfs,
+            args: [`/proc/self/fd/${fd}/bin/busybox`, "true"],
+            opens: (plan) => plan.open(OPEN.file, { path: "/", flags: 0o10200000, a: LEAVE, b: LEAVE }),
+          }),
+        ),
+        { step: "exec" },
+        `descriptor ${fd}`,
+      );
+  });
+
   test("CVE-2024-21626: what Node has inherited without close-on-exec does not reach the stub", () => {
     const leaked = fs.openSync("/etc", "r");
     const script = path.join(__dirname, "inherited.js");
