@@ -1,4 +1,4 @@
-/** CNI: one network per pod, as cri.md §5 of the field does it; plus the pinned namespace it lives in. */
+/** CNI: one network per pod, whose interface is eth0; plus the pinned namespace it lives in. */
 export interface Network {
   /** Why there is no usable network configuration; undefined if there is one. */
   notReady(): string | undefined;

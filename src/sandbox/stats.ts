@@ -62,7 +62,7 @@ function nanoCores(container: Container, usage: bigint): bigint | undefined {
   return rate;
 }
 
-/** cri.md §3: the working set is what could not be dropped without trouble. */
+/** The working set, as kubelet reckons it for evictions: what could not be dropped without trouble. */
 function memoryOf(stats: TaskStats): ContainerStatsView["memory"] {
   const { memoryUsage: usage, inactiveFile = 0n, memoryLimit = 0n } = stats;
   if (usage === undefined) return undefined;
