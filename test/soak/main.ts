@@ -1,5 +1,5 @@
 import { parseArgs } from "node:util";
-import { soak } from "./soak";
+import { soak, total } from "./soak";
 
 /** npm run soak [-- --count 500 --at-once 50 --kill daemon|server --every 20] */
 async function main(): Promise<void> {
@@ -23,11 +23,11 @@ async function main(): Promise<void> {
     // Killed processes begin anew: their memory says nothing.
     const result = await soak(
       kill === undefined
-        ? { ...options, memoryFrom: Math.min(100, Math.ceil(count / 5)) }
+        ? { ...options, memoryEvery: Math.min(100, Math.ceil(count / 5)) }
         : { ...options, kill, every: Number(values.every) },
     );
-    if (result.memory !== undefined) {
-      const { first, last } = result.memory;
+    if (result.memory.length > 1) {
+      const [first, last] = [total(result.memory[0]!), total(result.memory.at(-1)!)];
       const grown = last - first;
       console.log(
         `  memory ${first.toFixed(1)} → ${last.toFixed(1)} MiB (${grown.toFixed(1)}; 3 are allowed)`,

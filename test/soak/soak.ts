@@ -19,16 +19,16 @@ export interface SoakOptions {
   /** Who is killed by SIGKILL while a pod runs, every so many pods. */
   readonly kill?: "daemon" | "server";
   readonly every?: number;
-  /** The pod after which memory is read for the first time; the last one is the second time. Default: never. */
-  readonly memoryFrom?: number;
+  /** Memory is read after every so many pods. Default: never. */
+  readonly memoryEvery?: number;
   readonly say: (text: string) => void;
 }
 
 export interface SoakResult {
   /** What is left or gone, as `leaks` says it; empty if all is as before. */
   readonly leaks: readonly string[];
-  /** Heap after a forced collection plus Private_Dirty of daemon and shim server, MiB. */
-  readonly memory?: { readonly first: number; readonly last: number };
+  /** One reading each `memoryEvery` pods. */
+  readonly memory: readonly (readonly Memory[])[];
 }
 
 const image = "localhost/soak:1";
@@ -62,7 +62,7 @@ async function soakImage() {
 }
 
 async function churn(daemon: Daemon, logs: string, options: SoakOptions): Promise<SoakResult> {
-  const { count, atOnce, kill, every = 20, memoryFrom, say } = options;
+  const { count, atOnce, kill, every = 20, memoryEvery, say } = options;
   const plan = (name: string): PodPlan => {
     const logDirectory = path.join(logs, name);
     fs.mkdirSync(logDirectory, { recursive: true });
@@ -71,17 +71,17 @@ async function churn(daemon: Daemon, logs: string, options: SoakOptions): Promis
   for (let pod = 0; pod < WARM_UP; pod++) await live(daemon, plan(`warm-${pod}`));
   if (kill !== undefined) await live(daemon, plan("warm-killed"), () => killOne(daemon, kill));
   await together(daemon, WARM_UP, (pod) => plan(`warm-together-${pod}`));
-  if (memoryFrom !== undefined) await memory(daemon);
+  if (memoryEvery !== undefined) await memory(daemon);
   const scope = scopeOf(daemon);
   const before = await settledInventory(scope);
-  let first: number | undefined;
-  let last: number | undefined;
+  const readings: (readonly Memory[])[] = [];
   for (let pod = 1; pod <= count; pod++) {
     const strike = kill !== undefined && pod % every === 0;
     await live(daemon, plan(`pod-${pod}`), strike ? () => killOne(daemon, kill) : undefined);
-    if (pod === memoryFrom) first = await memory(daemon);
-    if (pod === count && memoryFrom !== undefined) last = await memory(daemon);
-    if (pod % 100 === 0) say(`${pod} pods`);
+    if (memoryEvery !== undefined && pod % memoryEvery === 0) {
+      readings.push(await memory(daemon));
+      say(`${pod} pods: ${readings.at(-1)!.map(describe).join("; ")}`);
+    }
   }
   await together(daemon, atOnce, (pod) => plan(`together-${pod}`));
   say(`${atOnce} pods at once`);
@@ -89,9 +89,11 @@ async function churn(daemon: Daemon, logs: string, options: SoakOptions): Promis
   const foreign = (line: string) => line.includes(" mounts: ") && !line.includes(daemon.dir);
   const left = (await leaks(before, scope)).filter((line) => !(line.startsWith("-") && foreign(line)));
   const leases = leasedAddresses(daemon.network!).map((address) => `+1 leases: ${address}`);
-  const result = { leaks: [...left, ...leases] };
-  return first === undefined || last === undefined ? result : { ...result, memory: { first, last } };
+  return { leaks: [...left, ...leases], memory: readings };
 }
+
+const describe = ({ process, heap, privateDirty }: Memory): string =>
+  `${process} heap ${heap.toFixed(1)}, private dirty ${privateDirty.toFixed(1)} MiB`;
 
 function scopeOf(daemon: Daemon): LeakScope {
   const top = path.join(cgroup2Mount() ?? "/sys/fs/cgroup", daemon.cgroupParent);
@@ -150,14 +152,28 @@ async function killOne(daemon: Daemon, who: "daemon" | "server"): Promise<void> 
   await until(() => !isAlive(server) && daemon.servers().length > 0, "the monitor started another server");
 }
 
-/** MiB. The server's heap too: it is a Node process as well. */
-async function memory(daemon: Daemon): Promise<number> {
-  const pids = [daemon.pid, ...daemon.servers()];
-  let bytes = 0;
-  for (const pid of pids) {
-    const probe = path.join(__dirname, "heap-probe.js");
-    const { stdout } = await onHost(daemon.host, process.execPath, [probe, String(pid)]);
-    bytes += Number(stdout) + privateDirty(pid) * 1024;
-  }
-  return bytes / 1024 / 1024;
+export interface Memory {
+  readonly process: "daemon" | "server";
+  /** MiB. */
+  readonly heap: number;
+  readonly privateDirty: number;
 }
+
+/** After a forced collection; the heap is part of what is dirty, yet tells a leak of objects from one of pages. */
+async function memory(daemon: Daemon): Promise<readonly Memory[]> {
+  const probe = path.join(__dirname, "heap-probe.js");
+  const found: Memory[] = [];
+  for (const pid of [daemon.pid, ...daemon.servers()]) {
+    const { stdout } = await onHost(daemon.host, process.execPath, [probe, String(pid)]);
+    found.push({
+      process: pid === daemon.pid ? "daemon" : "server",
+      heap: Number(stdout) / 1024 / 1024,
+      privateDirty: privateDirty(pid) / 1024,
+    });
+  }
+  return found;
+}
+
+/** What the limit is on: heap plus Private_Dirty of both, MiB. */
+export const total = (parts: readonly Memory[]): number =>
+  parts.reduce((sum, { heap, privateDirty }) => sum + heap + privateDirty, 0);
