@@ -119,17 +119,10 @@ class DaemonProcess implements Daemon {
   }
 
   async start(): Promise<void> {
-    const program = path.join(repository, "dist/isopod.js");
+    const program = path.join(repository, "bin/isopod");
     const log = fs.openSync(path.join(this.dir, "isopod.log"), "a");
     const [enter, ...rest] = this.host.enter;
-    const args = [
-      ...rest,
-      process.execPath,
-      program,
-      "serve",
-      "--config",
-      path.join(this.dir, "config.toml"),
-    ];
+    const args = [...rest, program, "serve", "--config", path.join(this.dir, "config.toml")];
     this.child = spawn(enter!, args, { env: cleanEnv(this.options.env), stdio: ["ignore", log, log] });
     fs.closeSync(log);
     await until(async () => (await this.isReady()) || !this.running(), "isopod serve is ready", 30_000);
