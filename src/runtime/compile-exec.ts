@@ -1,3 +1,4 @@
+import { constants } from "node:fs";
 import { NO_SLOT, OP, OPEN, PlanWriter } from "../native";
 import type { NamespaceType, Process, Spec } from "../oci/runtime-spec";
 import { oomScore, type ProcessPlan, type Warn, writeProcess, writeStdio } from "./compile-process";
@@ -21,7 +22,7 @@ export interface ExecPlanOptions {
 }
 
 const O_PATH = 0o10000000;
-const O_DIRECTORY = 0o200000;
+const { O_DIRECTORY } = constants;
 const LEAVE_OWNER = 0xffffffff;
 
 /** The container's namespaces that an exec enters: all that are not the host's, the tree last but for pid. */
