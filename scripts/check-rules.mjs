@@ -127,7 +127,7 @@ const took = new Map();
 
 /** Runs the id's tests, file by file up to the first that fails: how many ran (were not skipped). */
 async function runTests(scratch, id) {
-  const how = ["--test", "--test-reporter=tap", "--test-timeout=60000", `--test-name-pattern=^${id}:`];
+  const how = ["--test", "--test-reporter=tap", "--test-timeout=300000", `--test-name-pattern=^${id}:`];
   const files = [...titles.get(id)].sort((a, b) => (took.get(id + a) ?? 0) - (took.get(id + b) ?? 0));
   let ran = 0;
   for (const file of files) {
