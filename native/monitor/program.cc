@@ -139,6 +139,8 @@ char** scrubbed_environment() {
     if (!starts_with(*from, "NODE_")) *to++ = *from;
   }
   *to = nullptr;
+  // Of the server's threads only a few ever allocate, and briefly: an arena of its own for each costs 6 MiB.
+  setenv("MALLOC_ARENA_MAX", "1", 1);
   return environ;
 }
 

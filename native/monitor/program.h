@@ -19,7 +19,7 @@ bool find_server(Program* out, Message4K* error);
 bool find_node(Program* out, Message4K* error);
 
 // The environment for node: ours without what would change its behaviour (NODE_OPTIONS,
-// NODE_EXTRA_CA_CERTS and every other NODE_ variable).
+// NODE_EXTRA_CA_CERTS and every other NODE_ variable), and with one malloc arena.
 char** scrubbed_environment();
 
 }  // namespace isopod::monitor

@@ -52,7 +52,7 @@ export function oomScore(
 ): { oomScoreAdj: number; oomBestEffort: boolean } {
   const oomScoreAdj = process.oomScoreAdj ?? 0;
   const mayLower = (target.effectiveCapabilities & CAP_SYS_RESOURCE) !== 0n;
-  if (!mayLower && process.oomScoreAdj !== undefined && oomScoreAdj < target.oomScoreAdj)
+  if (!mayLower && typeof process.oomScoreAdj === "number" && oomScoreAdj < target.oomScoreAdj)
     warn("oom_score_adj stays as it is: lowering it needs CAP_SYS_RESOURCE", {
       wanted: oomScoreAdj,
       is: target.oomScoreAdj,

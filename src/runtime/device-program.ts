@@ -115,10 +115,11 @@ function readRule(rule: DeviceRule, index: number): Rule {
   const at = `linux.resources.devices[${index}]`;
   return {
     allow: rule.allow,
-    type: readType(rule.type, `${at}.type`),
-    major: readNumber(rule.major, MAX_MAJOR, `${at}.major`),
-    minor: readNumber(rule.minor, MAX_MINOR, `${at}.minor`),
-    access: readAccess(rule.access, `${at}.access`),
+    // null is what Go writes for an absent pointer.
+    type: readType(rule.type ?? undefined, `${at}.type`),
+    major: readNumber(rule.major ?? undefined, MAX_MAJOR, `${at}.major`),
+    minor: readNumber(rule.minor ?? undefined, MAX_MINOR, `${at}.minor`),
+    access: readAccess(rule.access ?? undefined, `${at}.access`),
   };
 }
 

@@ -58,7 +58,7 @@ export function writeDevices(plan: PlanWriter, spec: Spec): void {
   const named = new Set(own.map((device) => device.path));
   for (const device of DEFAULT_NODES) if (!named.has(device.path)) mknod(plan, device, device.path);
   for (const [i, device] of own.entries()) {
-    if (device.type !== "p" && (device.major === undefined || device.minor === undefined))
+    if (device.type !== "p" && (typeof device.major !== "number" || typeof device.minor !== "number"))
       throw invalid(`linux.devices[${i}]`, device, "a device needs major and minor");
     mknod(plan, device, device.path);
   }

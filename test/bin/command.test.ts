@@ -46,14 +46,14 @@ function launcher(
 
 test("R1: the recorded node comes first, then PATH, and node's options are scrubbed", async (t) => {
   const both = launcher(t, { recorded: "20.1.0", path: "24.0.0" });
-  assert.equal(await both.run(), "recorded /dist/isopod.js a b c []\n");
+  assert.equal(await both.run(), "recorded --max-semi-space-size=2 /dist/isopod.js a b c []\n");
   const second = launcher(t, { path: "24.0.0" });
-  assert.equal(await second.run(), "path /dist/isopod.js a b c []\n");
+  assert.equal(await second.run(), "path --max-semi-space-size=2 /dist/isopod.js a b c []\n");
 });
 
 test("R1: a node of the wrong major is passed over, and named if there is no other", async (t) => {
   const old = launcher(t, { recorded: "18.20.0", path: "24.0.0" });
-  assert.equal(await old.run(), "path /dist/isopod.js a b c []\n");
+  assert.equal(await old.run(), "path --max-semi-space-size=2 /dist/isopod.js a b c []\n");
   if (fs.existsSync("/usr/bin/node")) return;
   const none = launcher(t, { recorded: "18.20.0", path: "9.1.0" });
   assert.match(await none.run(), /no usable node: .*"\/recorded\/node": major 18; "\/path\/node": major 9/);
