@@ -33,6 +33,21 @@ export function cgroupOf(target: Target, cgroupsPath: string | undefined, id: st
   return path.posix.join(target.cgroupRoot, ...parts);
 }
 
+const DESTROY_TIMEOUT_MS = 10_000;
+
+/**
+ * Kills what is left in `cgroup` and removes it; an absent one is fine. Mostly nothing is left: then one
+ * rmdir of a kernel directory does it, which is less than the way to another thread and back.
+ */
+export async function destroyCgroup(native: Native, cgroup: string): Promise<void> {
+  try {
+    fs.rmdirSync(cgroup);
+  } catch (error) {
+    if (errnoOf(error) === "ENOENT") return;
+    await native.cgroupDestroy({ path: cgroup, timeoutMs: DESTROY_TIMEOUT_MS });
+  }
+}
+
 /** A container's cgroup is its own: destroying it kills whatever is in it. */
 export function refusePopulated(cgroup: string): void {
   if (!fs.existsSync(cgroup)) return;

@@ -4,7 +4,16 @@ import { undoOnFailure, withDeadline } from "../base/scope";
 import { now } from "../base/time";
 import type { Launched } from "../native";
 import type { Process as ProcessSpec, Spec } from "../oci/runtime-spec";
-import { cgroupOf, isFrozen, readOomKills, readPids, readStats, refusePopulated, signalAll } from "./cgroup";
+import {
+  cgroupOf,
+  destroyCgroup,
+  isFrozen,
+  readOomKills,
+  readPids,
+  readStats,
+  refusePopulated,
+  signalAll,
+} from "./cgroup";
 import { compileContainer } from "./compile";
 import type { Engine } from "./engine";
 import { Exec, type ExecHost } from "./exec";
@@ -25,7 +34,7 @@ import type { CgroupStats, Container, ContainerOptions, Process, ProcessState, S
 import { checkId, checkProcess, checkSpec } from "./validate";
 
 const SIGKILL = 9;
-const CGROUP_TIMEOUT_MS = 10_000;
+const FREEZE_TIMEOUT_MS = 10_000;
 /** How long the end of a container waits for its execs, which are being killed. */
 const EXECS_TIMEOUT_MS = 5_000;
 
@@ -242,7 +251,7 @@ export class ContainerProcess extends BaseProcess implements Container, ExecHost
   }
 
   async #freeze(frozen: boolean): Promise<void> {
-    await this.engine.native.cgroupFreeze({ path: this.cgroup, frozen, timeoutMs: CGROUP_TIMEOUT_MS });
+    await this.engine.native.cgroupFreeze({ path: this.cgroup, frozen, timeoutMs: FREEZE_TIMEOUT_MS });
     this.#paused = frozen;
   }
 
@@ -303,7 +312,7 @@ export class ContainerProcess extends BaseProcess implements Container, ExecHost
   }
 
   #destroyCgroup(): Promise<void> {
-    return this.engine.native.cgroupDestroy({ path: this.cgroup, timeoutMs: CGROUP_TIMEOUT_MS });
+    return destroyCgroup(this.engine.native, this.cgroup);
   }
 
   #closeResult(): void {

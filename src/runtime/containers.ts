@@ -5,7 +5,7 @@ import { readFileIfPresent } from "../base/files";
 import { now } from "../base/time";
 import { type ExitStatus, native } from "../native";
 import type { Spec } from "../oci/runtime-spec";
-import { CgroupParents } from "./cgroup";
+import { CgroupParents, destroyCgroup } from "./cgroup";
 import { ContainerProcess } from "./container";
 import type { Engine } from "./engine";
 import { ImplicitSandbox, StubSandbox } from "./sandbox";
@@ -147,7 +147,7 @@ function readSpec(engine: Engine, record: ContainerRecord): Spec {
 
 async function takeDown(engine: Engine, record: SandboxRecord | ContainerRecord): Promise<void> {
   engine.warn("taking down what was being made when the server ended", { id: record.id });
-  await engine.native.cgroupDestroy({ path: record.cgroup, timeoutMs: 10_000 });
+  await destroyCgroup(engine.native, record.cgroup);
   engine.store?.drop(`${record.id}/`);
   removeRecord(engine.stateDir, record.id);
 }

@@ -3,7 +3,7 @@ import { IsopodError, precondition } from "../base/errors";
 import { undoOnFailure } from "../base/scope";
 import { now } from "../base/time";
 import type { ExitStatus, Launched } from "../native";
-import { cgroupOf, readStats, refusePopulated } from "./cgroup";
+import { cgroupOf, destroyCgroup, readStats, refusePopulated } from "./cgroup";
 import { compileSandbox } from "./compile-sandbox";
 import { type Base, ContainerProcess, type ContainerSite } from "./container";
 import type { Engine } from "./engine";
@@ -15,7 +15,6 @@ import type { CgroupStats, ContainerOptions, Sandbox, SandboxOptions } from "./t
 import { checkId } from "./validate";
 
 const SIGKILL = 9;
-const CGROUP_TIMEOUT_MS = 10_000;
 
 /** A pod's sandbox: a stub that holds the namespaces and the small tree its containers start from. */
 export class StubSandbox implements Sandbox {
@@ -173,7 +172,7 @@ export class StubSandbox implements Sandbox {
     await this.stop();
     for (const container of [...this.containers.values()]) await container.delete();
     const engine = this.#engine;
-    await engine.native.cgroupDestroy({ path: this.#cgroup, timeoutMs: CGROUP_TIMEOUT_MS });
+    await destroyCgroup(engine.native, this.#cgroup);
     engine.parents.release(this.#cgroup);
     engine.store?.drop(`${this.id}/`);
     removeRecord(engine.stateDir, this.id);
@@ -204,7 +203,7 @@ async function abandon(engine: Engine, { pid, pidfd }: Launched, cgroup: string)
   engine.native.signal({ pidfd, signal: SIGKILL });
   await engine.native.awaitExit({ pid, pidfd });
   fs.closeSync(pidfd);
-  await engine.native.cgroupDestroy({ path: cgroup, timeoutMs: CGROUP_TIMEOUT_MS });
+  await destroyCgroup(engine.native, cgroup);
 }
 
 /** Task Create without a sandbox: nothing of its own; it ends with its one container. */

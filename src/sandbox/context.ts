@@ -46,6 +46,8 @@ export interface Pod {
   readonly containers: Map<string, Container>;
   /** From the first StopPodSandbox on: nothing new begins in the pod. */
   stopRequested: boolean;
+  /** This daemon has seen all of StopPodSandbox done: nothing is owed any more. */
+  stopped?: boolean;
   stopping: Promise<void> | undefined;
   removing: Promise<void> | undefined;
 }

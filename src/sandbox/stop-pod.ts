@@ -20,6 +20,7 @@ export async function stopPod(context: Context, prefix: string): Promise<void> {
 
 export function stopKnownPod(context: Context, pod: Pod): Promise<void> {
   pod.stopRequested = true;
+  if (pod.stopped) return Promise.resolve();
   pod.stopping ??= pod.lock
     .run(() => tearDown(context, pod))
     .finally(() => {
@@ -33,6 +34,7 @@ async function tearDown(context: Context, pod: Pod): Promise<void> {
   await settle([stopSandbox(context, pod), detach(context, pod)]);
   // Only now: DEL works inside the namespace as long as there is one.
   if (pod.record.netns !== "") await context.network.deleteNamespace(pod.record.netns);
+  pod.stopped = true;
 }
 
 async function stopSandbox(context: Context, pod: Pod): Promise<void> {
