@@ -1,6 +1,7 @@
 import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
+import { setTimeout } from "node:timers/promises";
 import Long from "long";
 import { leasedAddresses } from "../support/cni";
 import { type Daemon, importImages, startDaemon } from "../support/daemon";
@@ -140,12 +141,18 @@ async function together(daemon: Daemon, count: number, plan: (pod: number) => Po
   await Promise.all(pods.map((pod) => finish(daemon, pod)));
 }
 
+const SERVER_KILL_MS = 13_000;
+let lastServerKill = 0;
+
 async function killOne(daemon: Daemon, who: "daemon" | "server"): Promise<void> {
   if (who === "daemon") {
     await daemon.kill();
     await daemon.start();
     return;
   }
+  // Its monitor takes a sixth crash within a minute for a loop, and gives up.
+  await setTimeout(Math.max(0, lastServerKill + SERVER_KILL_MS - Date.now()));
+  lastServerKill = Date.now();
   const [server] = daemon.servers();
   if (server === undefined) throw new Error("no shim server runs");
   process.kill(server, "SIGKILL");
