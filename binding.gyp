@@ -1,4 +1,4 @@
-# Five products of one tree: the addon; the init stub that it carries (and its fault build for the tests);
+# Five products of one tree: the addon (core and vmm); the init stub that it carries (and its fault build for the tests);
 # the monitor, which is also the shim's `start` launcher; the C++ test programs.
 {
   "variables": {
@@ -56,8 +56,15 @@
       "cflags_cc": ["<@(warnings)", "-O2", "-fPIC"],
     },
     {
+      # The virtual machine monitor; like core it knows nothing of N-API.
+      "target_name": "vmm",
+      "type": "static_library",
+      "sources": ["<!@(ls native/vmm/*.cc)"],
+      "cflags_cc": ["<@(warnings)", "-O2", "-fPIC"],
+    },
+    {
       "target_name": "isopod",
-      "dependencies": ["core", "init-image"],
+      "dependencies": ["core", "vmm", "init-image"],
       "libraries": ["-l:libzstd.a"],
       # Debian's archive is built for executables: its functions call each other knowing which registers the
       # callee leaves alone (-fipa-ra). A call through the PLT, which a library's exported functions get, does
