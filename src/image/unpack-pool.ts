@@ -30,23 +30,30 @@ const IDLE_MS = 5_000;
 /** Bytes on their way to a worker. */
 const WINDOW = 4 * 1024 * 1024;
 
-export function unpackPool(): UnpackPool {
-  const idle: Worker[] = [];
+export function unpackPool(idleMs = IDLE_MS): UnpackPool {
+  const idle = new Map<Worker, NodeJS.Timeout>();
   const all = new Set<Worker>();
   const queue: (() => void)[] = [];
   let closed = false;
 
+  function forget(worker: Worker): void {
+    clearTimeout(idle.get(worker));
+    idle.delete(worker);
+  }
+
   function take(): Worker | undefined {
-    const ready = idle.pop();
-    if (ready !== undefined) return ready;
+    const [ready] = idle.keys();
+    if (ready !== undefined) {
+      forget(ready);
+      return ready;
+    }
     if (all.size >= MAX_WORKERS) return undefined;
     const worker = new Worker(workerFile(), { execArgv: [], env: {} });
     all.add(worker);
     worker.on("error", () => {});
     worker.once("exit", () => {
       all.delete(worker);
-      const at = idle.indexOf(worker);
-      if (at >= 0) idle.splice(at, 1);
+      forget(worker);
       queue.shift()?.();
     });
     return worker;
@@ -67,11 +74,12 @@ export function unpackPool(): UnpackPool {
   function release(worker: Worker): void {
     if (!all.has(worker)) return;
     worker.unref();
-    idle.push(worker);
+    // Out of `idle` before it is told to end: its exit comes later, and until then nobody may take it.
     const timer = setTimeout(() => {
-      if (idle.includes(worker)) void worker.terminate();
-    }, IDLE_MS);
-    timer.unref();
+      forget(worker);
+      void worker.terminate();
+    }, idleMs);
+    idle.set(worker, timer.unref());
     queue.shift()?.();
   }
 
