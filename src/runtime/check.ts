@@ -1,7 +1,8 @@
 import * as fs from "node:fs";
 import { messageOf } from "../base/errors";
 import { type HostFeatures, native } from "../native";
-import { CAP_SYS_RESOURCE, CAPABILITIES } from "./capabilities";
+import { CAPABILITIES } from "../oci/capabilities";
+import { CAP_SYS_RESOURCE } from "./capabilities";
 
 /** What this host can run, why not, and how to cure it. */
 export interface HostReport {

@@ -1,6 +1,7 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { native } from "../native";
+import { destroyCgroup } from "./cgroup";
 import { readRecords } from "./state";
 
 /**
@@ -18,10 +19,7 @@ export function sweepStateDirs(root: string): void {
     const directory = path.join(root, name);
     if (!/^\d+$/.test(name) || (Number(name) !== process.pid && isAlive(Number(name)))) continue;
     for (const record of readRecords(directory, () => {}))
-      if (record.kind !== "exec")
-        void native()
-          .cgroupDestroy({ path: record.cgroup, timeoutMs: 10_000 })
-          .catch(() => {});
+      if (record.kind !== "exec") void destroyCgroup(native(), record.cgroup).catch(() => {});
     fs.rmSync(directory, { recursive: true, force: true });
   }
 }
