@@ -205,6 +205,8 @@ enum OpCode : uint32_t {
   kOpChownStdio = 79,
   // PR_SET_DUMPABLE a
   kOpDumpable = 80,
+  // the AppArmor profile `subject` takes effect at the exec
+  kOpApparmor = 81,
 
   // --- ends ---
   // a = SyncPoint: reported, then the stub waits for the launcher's go

@@ -36,9 +36,9 @@ constexpr Operands kOperands[] = {
     {kOpNoNewPrivs, "...."}, {kOpSeccomp, "B..."},     {kOpBounding, "...."},
     {kOpGroups, "G..."},     {kOpIds, "...."},         {kOpCwd, "..s."},
     {kOpCaps, "CC.."},       {kOpOomScoreAdj, "...."}, {kOpKeyring, "...."},
-    {kOpChownStdio, "...."}, {kOpDumpable, "...."},    {kOpSync, "...."},
-    {kOpGate, "S..."},       {kOpLookup, "ll.."},      {kOpExec, "ll.."},
-    {kOpPause, "P..."},
+    {kOpChownStdio, "...."}, {kOpDumpable, "...."},    {kOpApparmor, "...."},
+    {kOpSync, "...."},       {kOpGate, "S..."},        {kOpLookup, "ll.."},
+    {kOpExec, "ll.."},       {kOpPause, "P..."},
 };
 
 constexpr uint32_t kCloneFlags =

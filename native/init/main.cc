@@ -163,6 +163,8 @@ long perform(uint32_t index, const Op& op) {
       return op_chown_stdio(op);
     case plan::kOpDumpable:
       return sys::prctl(PR_SET_DUMPABLE, static_cast<long>(op.a));
+    case plan::kOpApparmor:
+      return op_apparmor(op);
     case plan::kOpSync:
       return sync_point(op.a);
     case plan::kOpGate:

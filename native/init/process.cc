@@ -16,28 +16,50 @@ struct Limit {
   uint64_t hard;
 };
 
-}  // namespace
-
 // CVE-2025-52881: a procfs that nobody else has a path to, so no mount and no link can send the
 // write to another file; NO_XDEV and NO_SYMLINKS besides.
-long op_sysctl(const Op& op) {
+long open_procfs(const char* path) {
   if (stub.procfs < 0) {
     const long fd =
         new_filesystem("proc", "proc", 0, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
     if (fd < 0) return fd;
     stub.procfs = static_cast<int>(fd);
   }
-  char path[512] = "sys/";
-  if (!append(path, sizeof(path), stub.plan.string(op.c))) return -kEnametoolong;
   open_how how{};
   how.flags = static_cast<uint64_t>(sys::kWronly | sys::kCloexec);
   how.resolve = RESOLVE_BENEATH | RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS;
-  const long fd = sys::openat2(stub.procfs, path, how);
+  return sys::openat2(stub.procfs, path, how);
+}
+
+// One write, which is what the kernel takes for one value. Consumes `fd`.
+long write_value(long fd, const char* value) {
   if (fd < 0) return fd;
-  const char* value = stub.plan.string(op.a);
   const long written = sys::write(static_cast<int>(fd), value, length(value));
   sys::close(static_cast<int>(fd));
   return written < 0 ? written : 0;
+}
+
+}  // namespace
+
+long op_sysctl(const Op& op) {
+  char path[512] = "sys/";
+  if (!append(path, sizeof(path), stub.plan.string(op.c))) return -kEnametoolong;
+  return write_value(open_procfs(path), stub.plan.string(op.a));
+}
+
+// The profile is changed by the exec itself: until then we stay what we are, so a profile need not
+// allow what we still do. A task may only name its own (apparmor_setprocattr), and while it is root:
+// afterwards the file is not ours, as we are not dumpable.
+long op_apparmor(const Op& op) {
+  char path[64] = "", value[1024] = "exec ";
+  append_number(path, sizeof(path), sys::raw(SYS_getpid));
+  append(path, sizeof(path), "/attr/apparmor/exec");
+  if (!append(value, sizeof(value), stub.plan.string(op.subject))) return -kEnametoolong;
+  const long fd = open_procfs(path);
+  if (fd < 0) return fd;
+  const long error = write_value(fd, value);
+  if (error == -kEnoent) stub.why = "no such profile is loaded";
+  return error;
 }
 
 long op_rlimit(const Op& op) {

@@ -33,7 +33,7 @@ struct Stub {
   int sync;
   int root;            // O_PATH of "the root", the place in which destinations are resolved
   int covered;         // O_PATH of what the last MountNew covered, for CopyUp
-  int procfs;          // private procfs, made at the first sysctl
+  int procfs;          // private procfs, made at the first write to it
   int masked;          // the read-only tmpfs that masks directories, attached at the first of them
   uint32_t mask_slot;  // whose mount is already attached, so that it is cloned from there
   bool umask_set;
@@ -118,6 +118,7 @@ long op_copy_up(const Op& op);
 // --- the process (process.cc, identity.cc, stdio.cc) ---
 long set_oom_score_adj(int32_t value);
 long op_sysctl(const Op& op);
+long op_apparmor(const Op& op);
 long op_console(const Op& op);
 long op_stdio(const Op& op);
 long op_rlimit(const Op& op);

@@ -56,6 +56,7 @@ export const OP = {
   keyring: 78,
   chownStdio: 79,
   dumpable: 80,
+  apparmor: 81,
   sync: 96,
   gate: 97,
   lookup: 98,

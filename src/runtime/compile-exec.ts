@@ -57,7 +57,8 @@ export function compileExec(options: ExecPlanOptions): Uint8Array {
   plan.op(OP.successor, { a: slots.get("pid") ?? NO_SLOT, b: cgroup, subject: "pid" });
   plan.op(OP.setsid);
   const running: ProcessPlan = {
-    process,
+    // An exec that names no profile must not step out of the container's.
+    process: { ...process, apparmorProfile: process.apparmorProfile || spec.process?.apparmorProfile || "" },
     seccomp: spec.linux?.seccomp,
     target,
     dieWithParent: options.dieWithParent,

@@ -1,4 +1,4 @@
-import { invalid } from "../base/errors";
+import { invalid, unsupported } from "../base/errors";
 import { NO_SLOT, OP, type PlanWriter, type Ref, type Slot } from "../native";
 import type { Process, Seccomp } from "../oci/runtime-spec";
 import { CAP_SYS_RESOURCE, type CapabilitySets, capabilitySets } from "./capabilities";
@@ -87,6 +87,7 @@ export function writeProcess(plan: PlanWriter, options: ProcessPlan, makeCwd: bo
   const { process, target, warn } = options;
   const { uid = 0, gid = 0, umask = DEFAULT_UMASK, additionalGids = [] } = process.user ?? {};
   plan.op(OP.keyring, { subject: options.keyring });
+  writeApparmor(plan, options);
   writeRlimits(plan, process);
   plan.op(OP.umask, { a: umask });
   if (process.noNewPrivileges) plan.op(OP.noNewPrivs);
@@ -111,6 +112,15 @@ export function writeProcess(plan: PlanWriter, options: ProcessPlan, makeCwd: bo
   if (options.gate !== undefined) plan.op(OP.gate, { a: options.gate, subject: "start" });
   if (process.noNewPrivileges) writeSeccomp(plan, options);
   plan.op(OP.exec, { a: argv, b: envp, subject });
+}
+
+/** Named while the stub is still root and unfiltered; the kernel changes the profile at the exec. */
+function writeApparmor(plan: PlanWriter, { process, target }: ProcessPlan): void {
+  const profile = process.apparmorProfile ?? "";
+  if (profile === "" || (profile === "unconfined" && !target.apparmor)) return;
+  if (!target.apparmor)
+    throw unsupported("process.apparmorProfile", profile, "AppArmor is not enabled on this host");
+  plan.op(OP.apparmor, { subject: profile });
 }
 
 function writeRlimits(plan: PlanWriter, process: Process): void {

@@ -73,7 +73,7 @@ const processOf = object(
     }),
     rlimits: array(object({ type: string, hard: unsigned64, soft: unsigned64 }, ["type", "hard", "soft"])),
     noNewPrivileges: boolean,
-    apparmorProfile: refused(),
+    apparmorProfile: text((value) => !/[\0\n]/.test(value), "must be one line"),
     oomScoreAdj: integer(-1000, 1000),
     scheduler: refused(),
     selinuxLabel: refused(),

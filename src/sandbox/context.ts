@@ -4,6 +4,7 @@ import type { Images } from "../image";
 import type { Network } from "../network";
 import type { Seccomp, Spec } from "../oci/runtime-spec";
 import type { Handler, SandboxTask, Shims, Task } from "../task";
+import type { Apparmor } from "./apparmor";
 import type { Lock } from "./lock";
 import type { Index, Names } from "./names";
 import type { ContainerRecord, PodRecord } from "./records";
@@ -23,6 +24,7 @@ export interface Context {
   readonly defaultHandler: string;
   readonly cgroupParentDefault: string;
   readonly defaultSeccomp: (capabilities: readonly string[]) => Seccomp;
+  readonly apparmor: Apparmor;
   /** On tmpfs: what does not outlive a boot. */
   readonly stateDir: string;
   readonly pods: Index<Pod>;

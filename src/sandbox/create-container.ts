@@ -14,7 +14,7 @@ import { containerName, newId } from "./names";
 import type { ContainerRecord } from "./records";
 import { seccompOf } from "./seccomp";
 import { signalNumber } from "./signals";
-import { specOf } from "./spec";
+import { type SpecInput, specOf } from "./spec";
 import { makeFifos, openOutput, prepareLog, stdioPaths } from "./stdio";
 import type { ContainerConfig } from "./types";
 import { type ResolvedUser, resolveUser } from "./user";
@@ -54,7 +54,8 @@ async function make(
   const image = context.images.find(config.image);
   if (image === undefined) throw notFound("image", config.image);
   const user = resolveUser(config.security, image);
-  const spec = specFor(context, pod, id, config, image, user);
+  const apparmor = await context.apparmor.profileOf(config.security);
+  const spec = specFor(context, pod, { id, config, image, user, apparmor });
   const container = newContainer(pod, recordOf(pod, id, config, image, user, spec), spec);
   const dir = containerDir(context, pod.record.id, id);
   fs.mkdirSync(dir, { mode: 0o700 });
@@ -89,18 +90,13 @@ async function discardTask(task: Task): Promise<void> {
 function specFor(
   context: Context,
   pod: Pod,
-  id: string,
-  config: ContainerConfig,
-  image: Image,
-  user: ResolvedUser,
+  given: Pick<SpecInput, "id" | "config" | "image" | "user" | "apparmor">,
 ): Spec {
+  const { config } = given;
   const host = native().features().effectiveCapabilities;
   const { bounding = [] } = capabilitiesOf(config.security, host);
   return specOf({
-    id,
-    config,
-    image,
-    user,
+    ...given,
     pod: {
       id: pod.record.id,
       config: pod.record.config,

@@ -7,6 +7,7 @@ import { native } from "../native";
 import type { Network } from "../network";
 import type { Seccomp } from "../oci/runtime-spec";
 import type { Handler, Shims } from "../task";
+import { type ApparmorHost, apparmorOf } from "./apparmor";
 import type { Context } from "./context";
 import { containerOutcome, createContainer } from "./create-container";
 import { execSync } from "./exec-sync";
@@ -42,6 +43,8 @@ export interface PodsOptions {
   readonly cgroupParentDefault?: string;
   /** RuntimeDefault's filter for a process with these capabilities. */
   readonly defaultSeccomp: (capabilities: readonly string[]) => Seccomp;
+  /** The kernel's AppArmor unless given (tests). */
+  readonly apparmor?: ApparmorHost;
   readonly log: Log;
 }
 
@@ -59,6 +62,7 @@ export async function openPods(options: PodsOptions): Promise<Pods> {
     defaultHandler: options.defaultHandler,
     cgroupParentDefault: options.cgroupParentDefault ?? "/isopod",
     defaultSeccomp: options.defaultSeccomp,
+    apparmor: apparmorOf(options.log, options.apparmor),
     stateDir: options.state,
     pods: new Index("sandbox"),
     containers: new Index("container"),

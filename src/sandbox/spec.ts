@@ -26,6 +26,8 @@ export interface SpecInput {
   /** Host pid of the container whose pid namespace is joined (TARGET). */
   readonly targetPid?: number | undefined;
   readonly seccomp: Seccomp | undefined;
+  /** Name of a loaded profile. */
+  readonly apparmor: string | undefined;
   readonly host: { readonly capabilities: bigint; readonly mountinfo: () => string };
 }
 
@@ -68,6 +70,7 @@ function processOf(input: SpecInput): Process {
     cwd: config.workingDir || image.config.config?.WorkingDir || "/",
     capabilities: capabilitiesOf(security, input.host.capabilities),
     noNewPrivileges: security.noNewPrivs,
+    ...(input.apparmor !== undefined && { apparmorProfile: input.apparmor }),
     oomScoreAdj: config.oomScoreAdj,
   };
 }

@@ -1,14 +1,7 @@
 import * as path from "node:path";
 import { IsopodError, invalid, unsupported } from "../base/errors";
 import type { Log } from "../base/log";
-import { native } from "../native";
-import type {
-  ContainerConfig,
-  ContainerResources,
-  NamespaceOptions,
-  PodConfig,
-  SecurityProfile,
-} from "./types";
+import type { ContainerConfig, ContainerResources, NamespaceOptions, PodConfig } from "./types";
 
 /** Fields carry the names that CRI has for them: that is what the caller wrote. */
 export function validatePod(config: PodConfig): void {
@@ -50,7 +43,6 @@ export function validateContainer(config: ContainerConfig, pod: PodConfig, log: 
       throw invalid("envs.key", key, 'must be non-empty, without "=" and NUL');
   if (config.logPath !== "" && (path.isAbsolute(config.logPath) || config.logPath.split("/").includes("..")))
     throw invalid("log_path", config.logPath, "must stay below the pod's log_directory");
-  validateApparmor(security.apparmor);
   validateResources(config.resources, log);
 }
 
@@ -91,16 +83,6 @@ function validateSysctls(config: PodConfig): void {
     if (!ipc && !dotted.startsWith("net."))
       throw invalid(field, value, "not confined to a namespace: it would change the host");
   }
-}
-
-function validateApparmor(profile: SecurityProfile | undefined): void {
-  if (profile === undefined || profile.type === "unconfined") return;
-  const on = native().features().apparmor;
-  // Without AppArmor the runtime's default is whatever the host confines with: nothing. A profile by name
-  // is a promise that cannot be kept.
-  if (profile.type === "runtimeDefault" && !on) return;
-  const why = on ? "AppArmor profiles are not built yet" : "this host has no AppArmor";
-  throw unsupported("security_context.apparmor", profile.localhostRef || profile.type, why);
 }
 
 /**

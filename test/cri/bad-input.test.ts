@@ -3,6 +3,7 @@ import * as fs from "node:fs";
 import * as path from "node:path";
 import { after, before, test } from "node:test";
 import { runtime } from "../../src/gen/cri";
+import { native } from "../../src/native";
 import type { Daemon } from "../support/daemon";
 import { image, layer } from "../support/images";
 import {
@@ -158,8 +159,8 @@ const containers: Refusal[] = [
   ],
   [
     "an AppArmor profile",
-    security({ apparmor: { profileType: 2, localhostRef: "x" } }),
-    [UNIMPLEMENTED, /apparmor/],
+    security({ apparmor: { profileType: 2, localhostRef: "absent" } }),
+    [native().features().apparmor ? FAILED_PRECONDITION : UNIMPLEMENTED, /apparmor.*"absent"/],
   ],
   [
     "a pid namespace of a container that is not there",

@@ -6,17 +6,17 @@ import { ATTR } from "../../src/runtime/mount-options";
 import { readPlan } from "./plan-reader";
 import { processOf, specOf, target } from "./specs";
 
-const exec = (spec = specOf(["/bin/true"])) => {
+const exec = (spec = specOf(["/bin/true"]), process = processOf(["/bin/id"])) => {
   const namespaces = execNamespaces(spec);
   return readPlan(
     compileExec({
       containerId: "c1",
       spec,
-      process: processOf(["/bin/id"]),
+      process,
       stdio: {},
       namespaces,
       cgroup: "/sys/fs/cgroup/isopod/c1",
-      target,
+      target: { ...target, apparmor: true },
       dieWithParent: true,
       warn: () => {},
     }),
@@ -96,4 +96,12 @@ test("a sandbox's sysctls need its namespaces", () => {
     () => compileSandbox({ id: "p1", sysctls: { "net.core.somaxconn": "9" } }, target, false),
     /sysctls\.net\.core\.somaxconn: "9": needs a namespace of its own: network/,
   );
+});
+
+test("an exec does not step out of the container's AppArmor profile by naming none", () => {
+  const confined = specOf([], { process: processOf(["/bin/true"], { apparmorProfile: "mine" }) });
+  assert.equal(exec(confined).find("apparmor").subject, "mine");
+  const other = processOf(["/bin/id"], { apparmorProfile: "other" });
+  assert.equal(exec(confined, other).find("apparmor").subject, "other");
+  assert.equal(exec().order.includes("apparmor"), false);
 });

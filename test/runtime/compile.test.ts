@@ -56,6 +56,34 @@ test("an ordinary spec compiles in the order that the kernel's rules leave", () 
   assert.equal(plan.find("unshare").a, 0x02000000, "the cgroup namespace after placement");
 });
 
+test("an AppArmor profile is named as root, before the filter and the user", () => {
+  const spec = specOf(["/bin/true"]);
+  const named = (apparmorProfile: string): Spec => ({
+    ...spec,
+    process: { ...spec.process!, apparmorProfile },
+  });
+  const on = { target: { ...target, apparmor: true } };
+  const seccomp = { defaultAction: "SCMP_ACT_ALLOW", syscalls: [] };
+  for (const noNewPrivileges of [true, false]) {
+    const process = { ...named("mine").process!, noNewPrivileges };
+    const plan = planOf({ ...spec, process, linux: { ...spec.linux, seccomp } }, on);
+    inOrder(plan, "pivot", "apparmor", "seccomp", "exec");
+    inOrder(plan, "apparmor", "ids", "exec");
+    assert.equal(plan.find("apparmor").subject, "mine");
+  }
+  assert.equal(planOf(named("unconfined"), on).find("apparmor").subject, "unconfined");
+  assert.equal(planOf(spec, on).order.includes("apparmor"), false);
+  assert.equal(
+    planOf(named("unconfined")).order.includes("apparmor"),
+    false,
+    "a host without is that anyhow",
+  );
+  assert.throws(() => planOf(named("mine")), {
+    code: "UNIMPLEMENTED",
+    message: 'process.apparmorProfile: "mine": AppArmor is not enabled on this host',
+  });
+});
+
 test("R8: what has a host path is opened first, and no op but those of the tree names one", () => {
   const spec = specOf(["/bin/true"], {
     mounts: [{ destination: "/data", type: "bind", source: "vol", options: ["rbind", "ro"] }],

@@ -29,7 +29,6 @@ const messageOf = (spec: unknown): string => {
 
 const REFUSED: readonly (readonly [string, unknown])[] = [
   ["hooks", { prestart: [{ path: "/bin/true" }] }],
-  ["process.apparmorProfile", "docker-default"],
   ["process.selinuxLabel", "system_u:system_r:container_t:s0"],
   ["process.scheduler", { policy: "SCHED_RR", priority: 3 }],
   ["process.ioPriority", { class: "IOPRIO_CLASS_RT", priority: 1 }],
@@ -120,6 +119,7 @@ test("hostname and domainname need a uts namespace of the container's own", () =
 test("0, empty and -1 as none ask for nothing", () => {
   const unset: readonly (readonly [string, unknown])[] = [
     ["process.apparmorProfile", ""],
+    ["process.apparmorProfile", "docker-default"],
     ["process.scheduler", null],
     ["hooks", {}],
     ["hooks", { prestart: null, poststop: [] }],

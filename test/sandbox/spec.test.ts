@@ -20,6 +20,7 @@ interface Changes {
   readonly pod?: Partial<PodConfig>;
   readonly netns?: string;
   readonly image?: Image;
+  readonly apparmor?: string;
 }
 
 function make(changes: Changes = {}): Spec {
@@ -40,6 +41,7 @@ function make(changes: Changes = {}): Spec {
     },
     targetPid: 88,
     seccomp: { defaultAction: "SCMP_ACT_ERRNO" },
+    apparmor: changes.apparmor,
     host: { capabilities: ALL_CAPABILITIES, mountinfo: () => MOUNTINFO },
   });
 }
@@ -60,6 +62,11 @@ test("command and args against the image's entrypoint and cmd", () => {
   assert.deepEqual(make({ image: withConfig({ Entrypoint: null, Cmd: ["/only"] }) }).process?.args, [
     "/only",
   ]);
+});
+
+test("an AppArmor profile is named in the spec, none is not", () => {
+  assert.equal(make({ apparmor: "mine" }).process?.apparmorProfile, "mine");
+  assert.equal("apparmorProfile" in make().process!, false);
 });
 
 test("environment: defaults, image, config, the last one wins", () => {

@@ -84,11 +84,6 @@ test("containers that are refused, by field and value", () => {
   assert.throws(container({ envs: [["A=B", "c"]] }), /envs\.key: "A=B"/);
   assert.throws(container({ logPath: "../../etc/x" }), /log_path: "\.\.\/\.\.\/etc\/x"/);
   assert.throws(container({ logPath: "/etc/x" }), /must stay below/);
-  const apparmor = { type: "localhost", localhostRef: "mine" } as const;
-  assert.throws(security({ apparmor }), {
-    code: "UNIMPLEMENTED",
-    message: /security_context\.apparmor: "mine"/,
-  });
 });
 
 test("limits are refused with the way out; zero, -1 and empty are none", () => {

@@ -122,7 +122,7 @@ function readLegacyProfile(field: string, text: string | null | undefined): Secu
 }
 
 /**
- * The sandbox has no process of the user's: who it runs as and its seccomp filter are fixed and stricter
+ * The sandbox has no process of the user's: who it runs as and its confinement are fixed and stricter
  * than anything a request may say. What kubelet sends for a pause container is therefore checked and
  * satisfied; a profile that would have to be loaded from the host is refused.
  */
@@ -140,7 +140,7 @@ export function checkSandboxSecurity(
     refuse(`${field}.seccomp.localhost_ref`, seccomp.localhostRef, "a sandbox takes no profile of its own");
   }
   const apparmor = readProfile(`${field}.apparmor`, context?.apparmor);
-  if (apparmor !== undefined && apparmor.type !== "unconfined") {
-    refuse(`${field}.apparmor`, apparmor, "AppArmor profiles are not supported yet");
+  if (apparmor?.type === "localhost") {
+    refuse(`${field}.apparmor.localhost_ref`, apparmor.localhostRef, "a sandbox takes no profile of its own");
   }
 }
