@@ -21,7 +21,8 @@ const fallbackMirror = "http://deb.debian.org/debian";
 /**
  * suite, packages: what is unpacked; files: what the caller gets, relative to the unpacked tree. `patch`
  * names programs whose libraries are taken from the tree; with `libc` also the dynamic loader, for a suite
- * newer than the machine. go: folder below test/tools and the files that its `tool` lines build.
+ * newer than the machine. go: folder below test/tools and the files that its `tool` lines build. kernel:
+ * the metapackage whose newest kernel is unpacked, with its modules indexed.
  */
 const peers = {
   patchelf: { suite: "bookworm", packages: ["patchelf"], files: { patchelf: "usr/bin/patchelf" } },
@@ -96,6 +97,10 @@ const peers = {
     files: { runc: "runc" },
   },
   crictl: { go: "crictl", files: { crictl: "crictl" } },
+  // For the testbed; the cloud flavour has no 9p.
+  "kernel-bookworm": { suite: "bookworm", kernel: "linux-image-amd64", files: { tree: "." } },
+  "kernel-trixie": { suite: "trixie", kernel: "linux-image-amd64", files: { tree: "." } },
+  "kernel-forky": { suite: "forky", kernel: "linux-image-amd64", files: { tree: "." } },
 };
 
 /** A peer that cannot be had here, with the reason: reported, not thrown. */
@@ -150,7 +155,10 @@ function unpackDebian(peer, tree) {
   const options = aptOptions(peer.suite);
   const debs = path.join(tree, "debs");
   fs.mkdirSync(debs, { recursive: true });
-  const download = () => run("apt-get", [...options, "download", ...peer.packages], { cwd: debs });
+  const download = () => {
+    const packages = peer.kernel ? kernelPackages(peer.kernel, options) : peer.packages;
+    run("apt-get", [...options, "download", ...packages], { cwd: debs });
+  };
   try {
     download();
   } catch {
@@ -160,6 +168,24 @@ function unpackDebian(peer, tree) {
   }
   for (const deb of fs.readdirSync(debs)) run("dpkg", ["-x", path.join(debs, deb), tree]);
   fs.rmSync(debs, { recursive: true });
+}
+
+/** The metapackage names an image package, which since forky is itself but a list of image and modules. */
+function kernelPackages(metapackage, options) {
+  const depends = (name) =>
+    run("apt-cache", [...options, "depends", "--important", name])
+      .split("\n")
+      .flatMap((line) => /^ *Depends: (linux-(?:image|binary|modules)-\d\S*)$/.exec(line)?.[1] ?? []);
+  const [image] = depends(metapackage);
+  if (!image) throw new Missing(`${metapackage} depends on no image`);
+  return [image, ...depends(image)];
+}
+
+/** depmod's files, which the packages leave to their installation. */
+function indexModules(tree) {
+  const dir = ["usr/lib/modules", "lib/modules"].map((name) => path.join(tree, name)).find(fs.existsSync);
+  if (!dir) throw new Missing("the kernel packages hold no modules");
+  for (const version of fs.readdirSync(dir)) run("depmod", ["-b", path.resolve(dir, "../.."), version]);
 }
 
 /** Makes programs find the libraries of their own tree wherever the tree lies; `final` is that place. */
@@ -210,6 +236,7 @@ function obtain(name) {
     if (peer.go) buildGo(peer, tree);
     else unpackDebian(peer, tree);
     if (peer.patch) patchLibraries(peer, tree, final);
+    if (peer.kernel) indexModules(tree);
     fs.writeFileSync(path.join(tree, ".recipe"), recipe(peer));
     fs.rmSync(final, { recursive: true, force: true });
     fs.renameSync(tree, final);
