@@ -157,6 +157,12 @@ constexpr Verb kVerbs[] = {
     {"unmount", "unmounting"},
     {"notify", "notifying"},
     {"start thread", "starting a thread"},
+    {"systemd", "connecting to systemd"},
+    {"start unit", "starting unit"},
+    {"stop unit", "stopping unit"},
+    {"set unit", "changing unit"},
+    {"read unit", "reading unit"},
+    {"place", "placing into unit"},
 };
 
 std::string lower_first(const char* text) {

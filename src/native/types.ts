@@ -21,6 +21,24 @@ export interface HostFeatures {
   readonly selinux: boolean;
 }
 
+/** What a property of a systemd unit is set to; of the shape that its D-Bus signature says. */
+export type UnitValue = string | boolean | number | bigint | Uint8Array | readonly UnitValue[];
+
+export interface UnitProperty {
+  /** As org.freedesktop.systemd1(5) spells it, e.g. `MemoryMax`. */
+  readonly name: string;
+  /** One complete D-Bus type of `ybnqiuxtsog`, arrays, structures and dictionaries; `ay` takes bytes. */
+  readonly signature: string;
+  readonly value: UnitValue;
+}
+
+export interface UnitOptions {
+  /** With its ending, e.g. `isopod-1.scope`. */
+  readonly name: string;
+  readonly properties: readonly UnitProperty[];
+  readonly timeoutMs: number;
+}
+
 export interface LaunchOptions {
   /** A plan as `PlanWriter.finish` returns it; copied before the call returns. */
   readonly plan: Uint8Array;
@@ -234,6 +252,17 @@ export interface Native {
   storeDrop(options: { name: string }): void;
   /** `id` runs as `pid`: should it fall to the monitor, that writes its exit to `record`. */
   storeTask(options: { id: string; pid: number; record: string }): void;
+  /** SetUnitProperties until the unit's end. */
+  unitSet(options: UnitOptions): Promise<void>;
+  /** StopUnit, waits for its job, then ResetFailedUnit; a unit that is not there is fine. */
+  unitStop(options: { name: string; timeoutMs: number }): Promise<void>;
+  /** A text property of a unit, or without `name` of systemd itself, e.g. `Version` of `….systemd1.Manager`. */
+  unitRead(options: {
+    name?: string;
+    interface: string;
+    property: string;
+    timeoutMs: number;
+  }): Promise<string>;
   /** sd_notify; false without NOTIFY_SOCKET. */
   notify(options: { state: string }): boolean;
 }
