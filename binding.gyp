@@ -59,7 +59,7 @@
       # The virtual machine monitor; like core it knows nothing of N-API.
       "target_name": "vmm",
       "type": "static_library",
-      "sources": ["<!@(ls native/vmm/*.cc)"],
+      "sources": ["<!@(find native/vmm -name '*.cc' | sort)"],
       "cflags_cc": ["<@(warnings)", "-O2", "-fPIC"],
     },
     {

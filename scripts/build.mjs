@@ -148,7 +148,7 @@ function buildNative() {
   const makefile = "build/Makefile";
   const gyp = (command) => run(bin("node-gyp"), [command, `--nodedir=${nodedir}`, "--loglevel=warn"]);
   // The directories too: sources are globbed when configuring.
-  const rooms = ["init", "core", "addon", "monitor"].map((room) => `native/${room}`);
+  const rooms = ["init", "core", "vmm", "vmm/virtio", "addon", "monitor"].map((room) => `native/${room}`);
   if (stale([makefile], ["binding.gyp", ...rooms])) gyp("configure");
   run("make", ["-s", "-C", "build", "BUILDTYPE=Release", "-j2"]);
 }

@@ -163,6 +163,15 @@ constexpr Verb kVerbs[] = {
     {"set unit", "changing unit"},
     {"read unit", "reading unit"},
     {"place", "placing into unit"},
+    // virtual machines
+    {"kvm", "using KVM"},
+    {"guest memory", "making guest memory"},
+    {"event loop", "making an event loop"},
+    {"kernel", "reading kernel"},
+    {"boot image", "reading boot image"},
+    {"write boot image", "writing boot image"},
+    {"boot", "placing in guest memory"},
+    {"machine", "making virtual machine"},
 };
 
 std::string lower_first(const char* text) {
