@@ -10,6 +10,7 @@ namespace isopod::addon {
 static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   core::set_init_image(kInitImage, sizeof(kInitImage));
   export_processes(env, exports);
+  export_cgroup(env, exports);
   export_host(env, exports);
   export_pump(env, exports);
   export_store(env, exports);

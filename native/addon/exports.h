@@ -5,6 +5,7 @@
 
 namespace isopod::addon {
 
+void export_cgroup(Napi::Env env, Napi::Object exports);
 void export_host(Napi::Env env, Napi::Object exports);
 void export_processes(Napi::Env env, Napi::Object exports);
 void export_pump(Napi::Env env, Napi::Object exports);

@@ -4,7 +4,6 @@
 
 #include "addon/exports.h"
 #include "addon/promise.h"
-#include "core/cgroup.h"
 #include "core/jobs.h"
 #include "core/netns.h"
 #include "core/tree.h"
@@ -46,23 +45,6 @@ Napi::Value Features(const Napi::CallbackInfo& info) {
   value.Set("apparmor", found.apparmor);
   value.Set("selinux", found.selinux);
   return value;
-}
-
-Napi::Value CgroupDestroy(const Napi::CallbackInfo& info) {
-  Napi::Object options = info[0].ToObject();
-  int timeout = options.Get("timeoutMs").ToNumber().Int32Value();
-  auto work = [path = text(options, "path"), timeout] { return core::cgroup_destroy(path, timeout); };
-  return done(info.Env(), work);
-}
-
-Napi::Value CgroupFreeze(const Napi::CallbackInfo& info) {
-  Napi::Object options = info[0].ToObject();
-  bool frozen = options.Get("frozen").ToBoolean();
-  int timeout = options.Get("timeoutMs").ToNumber().Int32Value();
-  auto work = [path = text(options, "path"), frozen, timeout] {
-    return core::cgroup_freeze(path, frozen, timeout);
-  };
-  return done(info.Env(), work);
 }
 
 Napi::Value NetnsCreate(const Napi::CallbackInfo& info) {
@@ -133,8 +115,6 @@ Napi::Value Notify(const Napi::CallbackInfo& info) {
 
 void export_host(Napi::Env env, Napi::Object exports) {
   exports.Set("features", Napi::Function::New(env, Features));
-  exports.Set("cgroupDestroy", Napi::Function::New(env, CgroupDestroy));
-  exports.Set("cgroupFreeze", Napi::Function::New(env, CgroupFreeze));
   exports.Set("netnsCreate", Napi::Function::New(env, NetnsCreate));
   exports.Set("netnsDelete", Napi::Function::New(env, NetnsDelete));
   exports.Set("makeFifo", Napi::Function::New(env, MakeFifo));

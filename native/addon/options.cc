@@ -86,6 +86,26 @@ std::vector<std::string> Options::texts(const char* name) {
   return out;
 }
 
+std::vector<Options> Options::objects(const char* name) {
+  std::vector<Options> out;
+  const Napi::Value value = get(name);
+  if (!value.IsArray()) return refuse(name, "must be an array of objects"), out;
+  const auto array = value.As<Napi::Array>();
+  for (uint32_t i = 0; i < array.Length(); i++) {
+    const Napi::Value item = array[i];
+    if (!item.IsObject()) return refuse(name, "must be an array of objects"), out;
+    out.emplace_back(env_, item.As<Napi::Object>());
+  }
+  return out;
+}
+
+Options Options::object(const char* name) {
+  const Napi::Value value = get(name);
+  Options out(env_, value.IsObject() ? value.As<Napi::Object>() : Napi::Object::New(env_));
+  if (!value.IsObject()) out.refuse(name, "must be an object");
+  return out;
+}
+
 int Options::borrowed(const char* name) {
   const int64_t fd = number(name);
   if (ok_ && (fd < 0 || fd > INT32_MAX)) return refuse(name, "must be a file descriptor"), -1;

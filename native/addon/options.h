@@ -17,6 +17,7 @@ namespace isopod::addon {
 class Options {
  public:
   explicit Options(const Napi::CallbackInfo& info);
+  Options(Napi::Env env, Napi::Object object) : env_(env), object_(object) {}
 
   bool ok() const { return ok_; }
   bool has(const char* name);
@@ -28,6 +29,9 @@ class Options {
   bool flag_or(const char* name, bool otherwise);
   std::vector<uint8_t> bytes(const char* name);
   std::vector<std::string> texts(const char* name);
+  // The members of a list of objects, each to be read and asked for its `ok()`.
+  std::vector<Options> objects(const char* name);
+  Options object(const char* name);
   // A descriptor that the caller keeps.
   int borrowed(const char* name);
   // A duplicate of a borrowed descriptor, for use after the call has returned.

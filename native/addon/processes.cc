@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <sys/ioctl.h>
 
+#include "addon/cgroup.h"
 #include "addon/exports.h"
 #include "addon/options.h"
 #include "addon/promise.h"
@@ -62,6 +63,8 @@ Napi::Value Launch(const Napi::CallbackInfo& info) {
   request.plan = options.bytes("plan");
   if (options.has("fds")) request.fds = options.duplicates("fds");
   request.cgroup = options.text_or("cgroup", "");
+  if (options.has("cgroupWrites"))
+    request.cgroup_writes = read_cgroup_writes(options, "cgroupWrites");
   if (options.has("deviceProgram")) request.device_program = options.bytes("deviceProgram");
   const std::string until = options.text("until");
   request.until_exec = until == "exec";

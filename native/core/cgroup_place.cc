@@ -25,7 +25,7 @@ const char* occupied(int cgroup) {
 
 }  // namespace
 
-Result<CgroupPlace> cgroup_prepare(const std::string& path,
+Result<CgroupPlace> cgroup_prepare(const std::string& path, const CgroupWrites& writes,
                                    const std::vector<uint8_t>& device_program) {
   CgroupPlace place;
   place.made = ::mkdir(path.c_str(), 0755) == 0;
@@ -35,13 +35,26 @@ Result<CgroupPlace> cgroup_prepare(const std::string& path,
   const char* step = "cgroup";
   const char* why = err == 0 && !place.made ? occupied(place.fd.get()) : nullptr;
   if (why != nullptr) return Error{EBUSY, step, path, {}, why, "FAILED_PRECONDITION"};
+  if (err == 0 && !writes.empty()) {
+    Result<CgroupWrites> written = cgroup_write(place.fd.get(), path, writes, place.made);
+    if (!written) {
+      if (place.made) ::rmdir(path.c_str());
+      return written.error();
+    }
+    place.undo = std::move(*written);
+  }
   if (err == 0 && !device_program.empty()) {
     err = attach_device_program(place.fd.get(), device_program);
     step = "device program";
   }
   if (err == 0) return place;
   if (place.made) ::rmdir(path.c_str());
+  cgroup_restore(path, place.undo);
   return failure(err, step, path);
+}
+
+void cgroup_restore(const std::string& path, const CgroupWrites& undo) {
+  if (!undo.empty()) static_cast<void>(cgroup_write(path, undo).ok());
 }
 
 }  // namespace isopod::core

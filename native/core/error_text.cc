@@ -80,6 +80,7 @@ constexpr Verb kVerbs[] = {
     // launcher and stub
     {"plan", "reading the launch plan"},
     {"cgroup", "making cgroup"},
+    {"limit", "setting limit"},
     {"device program", "attaching the device program to cgroup"},
     {"clone", "cloning the init stub"},
     {"stub", "executing the init stub"},

@@ -103,12 +103,14 @@ class Launch : public std::enable_shared_from_this<Launch> {
         why != nullptr)
       return reject(Error{EINVAL, step_of(plan::kStepPlan), "", "", why, nullptr});
     if (!request_.cgroup.empty()) {
-      Result<CgroupPlace> place = cgroup_prepare(request_.cgroup, request_.device_program);
+      Result<CgroupPlace> place = cgroup_prepare(request_.cgroup, request_.cgroup_writes, request_.device_program);
       if (!place) return reject(place.error());
       cgroup_ = std::move(place->fd);
       cgroup_made_ = place->made;
+      cgroup_undo_ = std::move(place->undo);
     }
     if (Status status = clone(); !status) {
+      blame_memory(status.error());
       undo_cgroup();
       return reject(status.error());
     }
@@ -247,18 +249,30 @@ class Launch : public std::enable_shared_from_this<Launch> {
   }
 
   void undo_and_reject() {
-    if (!cgroup_made_) return reject(std::move(error_));
+    if (!cgroup_made_ && cgroup_undo_.empty()) return reject(std::move(error_));
     auto self = shared_from_this();
     run_job([self] {
+      self->blame_memory(self->error_);
       self->undo_cgroup();
       Poller::control().post([self] { self->reject(std::move(self->error_)); });
     });
   }
 
+  // A stub that its own memory limit killed, or did not let execute, has no better way to say so.
+  void blame_memory(Error& error) const {
+    if (error.err != 0 && error.err != ENOMEM) return;
+    if (request_.cgroup.empty() || !cgroup_lacked_memory(request_.cgroup)) return;
+    error.why = "no memory is left within the limit of its cgroup: memory.max is too low";
+    error.code = "RESOURCE_EXHAUSTED";
+  }
+
   // Best effort: what could not be removed does not replace the error that matters.
   void undo_cgroup() {
     constexpr int kUndoMs = 5000;
-    if (cgroup_made_) static_cast<void>(cgroup_destroy(request_.cgroup, kUndoMs).ok());
+    if (cgroup_made_)
+      static_cast<void>(cgroup_destroy(request_.cgroup, kUndoMs).ok());
+    else
+      cgroup_restore(request_.cgroup, cgroup_undo_);
   }
 
   UniqueFd stop_listening() {
@@ -286,6 +300,7 @@ class Launch : public std::enable_shared_from_this<Launch> {
   std::function<void(Result<Launched>)> done_;
   UniqueFd cgroup_;
   bool cgroup_made_ = false;
+  CgroupWrites cgroup_undo_;
   bool executing_ = false;
   UniqueFd socket_;
   UniqueFd first_;  // the stub that a successor has followed, until it is reaped

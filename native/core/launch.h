@@ -12,6 +12,7 @@
 
 #include "base/fd.h"
 #include "base/result.h"
+#include "core/cgroup_write.h"
 
 namespace isopod::core {
 
@@ -19,6 +20,7 @@ struct LaunchRequest {
   std::vector<uint8_t> plan;
   std::vector<UniqueFd> fds;
   std::string cgroup;  // "": the caller's own
+  CgroupWrites cgroup_writes;
   std::vector<uint8_t> device_program;
   bool until_exec = false;
   UniqueFd init_image;  // instead of the built-in one

@@ -49,12 +49,31 @@ export interface LaunchOptions {
    * if the launch fails and it was made here. Absent: the caller's own. Not for joining (R4).
    */
   readonly cgroup?: string;
+  /** Limits of that cgroup, written in order before anything runs in it; undone if the launch fails. */
+  readonly cgroupWrites?: readonly CgroupWrite[];
   /** eBPF device program for that cgroup, cached by its bytes. */
   readonly deviceProgram?: Uint8Array;
   /** `ready`: resolve when the stub waits at its gate (or pauses); `exec`: when the final exec succeeded. */
   readonly until: "ready" | "exec";
   /** Borrowed: fd of another init image. Only for tests with the fault build. */
   readonly initImage?: number;
+}
+
+/** One write(2) to a file of a cgroup. */
+export interface CgroupWrite {
+  /** Name within the directory, without "/". */
+  readonly file: string;
+  readonly value: string;
+  /** A file with one line for each key: only this one's line is meant (`8:0 rbps=1` → `8:0`). */
+  readonly key?: string;
+  /** What undoes the first setting of a key, as the file then has no line for it; with `key`. */
+  readonly unset?: string;
+  /** Where there is no such file: skip it, instead of failing with ENOENT. */
+  readonly optional?: boolean;
+  /** Where there is no such file: write this one. */
+  readonly instead?: Omit<CgroupWrite, "instead">;
+  /** EINVAL now may be none once the others are written: try again after them. */
+  readonly retry?: boolean;
 }
 
 export interface Launched {
@@ -152,6 +171,12 @@ export interface Native {
   cgroupDestroy(options: { path: string; timeoutMs: number }): Promise<void>;
   /** cgroup.freeze, then waits for `frozen` in cgroup.events. */
   cgroupFreeze(options: { path: string; frozen: boolean; timeoutMs: number }): Promise<void>;
+
+  /**
+   * Writes in order, all or nothing: if one fails, what had been written is put back. Resolves with what puts
+   * the former values back. Rejects with step `limit`, the file as path, and the value in the text.
+   */
+  cgroupWrite(options: { path: string; writes: readonly CgroupWrite[] }): Promise<readonly CgroupWrite[]>;
 
   // --- namespaces --------------------------------------------------------------------------------
   /** fd (caller owns) of a mount namespace that holds nothing but one empty tmpfs with /root (R8). */

@@ -155,11 +155,38 @@ export interface Resources {
     readonly idle?: number;
   };
   readonly pids?: { readonly limit?: number };
-  readonly blockIO?: Readonly<Record<string, unknown>>;
+  readonly blockIO?: BlockIO;
   readonly hugepageLimits?: readonly { readonly pageSize: string; readonly limit: number }[];
   readonly network?: Readonly<Record<string, unknown>>;
-  readonly rdma?: Readonly<Record<string, unknown>>;
+  readonly rdma?: Readonly<Record<string, RdmaLimit>>;
   readonly unified?: Readonly<Record<string, string>>;
+}
+
+export interface BlockIO {
+  readonly weight?: number;
+  readonly leafWeight?: number;
+  readonly weightDevice?: readonly {
+    readonly major: number;
+    readonly minor: number;
+    readonly weight?: number;
+    readonly leafWeight?: number;
+  }[];
+  readonly throttleReadBpsDevice?: readonly DeviceRate[];
+  readonly throttleWriteBpsDevice?: readonly DeviceRate[];
+  readonly throttleReadIOPSDevice?: readonly DeviceRate[];
+  readonly throttleWriteIOPSDevice?: readonly DeviceRate[];
+}
+
+export interface DeviceRate {
+  readonly major: number;
+  readonly minor: number;
+  /** Bytes or operations per second. */
+  readonly rate: number;
+}
+
+export interface RdmaLimit {
+  readonly hcaHandles?: number;
+  readonly hcaObjects?: number;
 }
 
 export interface Seccomp {

@@ -4,7 +4,6 @@ import { errnoOf, IsopodError, invalid, precondition, unsupported } from "../bas
 import { readFileIfPresent } from "../base/files";
 import type { Native } from "../native";
 import type { Target } from "./target";
-import type { CgroupStats } from "./types";
 
 /**
  * The cgroup v2 side of a container: one directory below a parent that kubelet or we made. Files here are
@@ -61,25 +60,58 @@ export function refusePopulated(cgroup: string): void {
  */
 const LINGER_MS = 500;
 
+interface Parent {
+  children: number;
+  made: string[];
+  /** Controllers that its children have been given, where they are to be had. */
+  readonly enabled: Set<string>;
+}
+
 export class CgroupParents {
-  readonly #used = new Map<string, { children: number; made: string[] }>();
+  readonly #root: string;
+  readonly #available: ReadonlySet<string>;
+  readonly #used = new Map<string, Parent>();
   #flushing = false;
 
-  /** Makes the parent of `cgroup` if need be. */
-  claim(cgroup: string): void {
+  constructor(host: { readonly cgroupRoot: string; readonly controllers: readonly string[] }) {
+    this.#root = host.cgroupRoot;
+    this.#available = new Set(host.controllers);
+  }
+
+  /** Makes the parent of `cgroup` if need be, and sees that its children have these controllers. */
+  claim(cgroup: string, controllers: readonly string[] = []): void {
     const parent = path.posix.dirname(cgroup);
     const known = this.#used.get(parent);
-    if (known) {
-      known.children++;
-      return;
-    }
+    if (known) known.children++;
+    else this.#take(parent);
+    this.enable(cgroup, controllers);
+  }
+
+  /** For a cgroup whose parent has been claimed. */
+  enable(cgroup: string, controllers: readonly string[]): void {
+    const parent = path.posix.dirname(cgroup);
+    const enabled = this.#used.get(parent)?.enabled;
+    const wanted = controllers.filter((name) => this.#available.has(name) && !enabled?.has(name));
+    if (wanted.length === 0) return;
+    enableControllers(this.#root, parent, wanted);
+    for (const name of wanted) enabled?.add(name);
+  }
+
+  #take(parent: string): void {
     const made = makeDirectories(parent);
-    this.#used.set(parent, { children: 1, made });
+    try {
+      if (parent !== this.#root) refuseThreaded(parent);
+    } catch (error) {
+      for (const directory of made) fs.rmdirSync(directory);
+      throw error;
+    }
+    const enabled = new Set(ACCOUNTING.filter((name) => this.#available.has(name)));
+    this.#used.set(parent, { children: 1, made, enabled });
     if (made.length > 0 && !this.#flushing) {
       this.#flushing = true;
       process.once("exit", () => this.#flush());
     }
-    enableControllers(parent);
+    enableControllers(this.#root, parent, [...enabled]);
   }
 
   release(cgroup: string): void {
@@ -93,8 +125,9 @@ export class CgroupParents {
   restore(cgroup: string): void {
     const parent = path.posix.dirname(cgroup);
     const made = makeDirectories(parent);
-    enableControllers(parent);
-    this.#used.get(parent)?.made.push(...made);
+    const known = this.#used.get(parent);
+    known?.made.push(...made);
+    enableControllers(this.#root, parent, [...(known?.enabled ?? [])]);
   }
 
   #flush(): void {
@@ -129,20 +162,46 @@ function makeDirectories(directory: string): string[] {
   return [directory, ...above];
 }
 
+const words = (directory: string, file: string): string[] =>
+  (readFileIfPresent(path.join(directory, file)) ?? "").split(/\s+/).filter(Boolean);
+
 /**
- * Lets the children of `parent` be accounted for. Best effort: a cgroup that holds processes itself cannot
- * hand controllers down (EBUSY), and then the readings are absent.
+ * Hands controllers down to the children of `parent`, and to it from those above. Best effort: a cgroup that
+ * holds processes itself cannot (EBUSY), and `+cpu` fails among real-time processes (EINVAL). Readings are
+ * absent then, and a limit that needs the controller finds no file.
  */
-function enableControllers(parent: string): void {
-  const words = (file: string): string[] =>
-    (readFileIfPresent(path.join(parent, file)) ?? "").split(/\s+/).filter(Boolean);
-  const enabled = new Set(words("cgroup.subtree_control"));
-  for (const controller of words("cgroup.controllers")) {
-    if (enabled.has(controller) || !ACCOUNTING.includes(controller)) continue;
+function enableControllers(root: string, parent: string, wanted: readonly string[]): void {
+  const enabled = new Set(words(parent, "cgroup.subtree_control"));
+  const missing = wanted.filter((name) => !enabled.has(name));
+  if (missing.length === 0) return;
+  const given = new Set(words(parent, "cgroup.controllers"));
+  const fromAbove = missing.filter((name) => !given.has(name));
+  if (fromAbove.length > 0 && parent !== root && parent.startsWith(root))
+    enableControllers(root, path.posix.dirname(parent), fromAbove);
+  const write = (names: readonly string[]): boolean => {
     try {
-      fs.writeFileSync(path.join(parent, "cgroup.subtree_control"), `+${controller}`);
-    } catch {}
-  }
+      fs.writeFileSync(
+        path.join(parent, "cgroup.subtree_control"),
+        names.map((name) => `+${name}`).join(" "),
+      );
+      return true;
+    } catch {
+      return false;
+    }
+  };
+  // One that cannot be had fails the whole line.
+  if (!write(missing) && missing.length > 1) for (const name of missing) write([name]);
+}
+
+/** Below a threaded cgroup there are only threads of one process; processes cannot be put there. */
+function refuseThreaded(cgroup: string): void {
+  const type = readFileIfPresent(path.join(cgroup, "cgroup.type"))?.trim() ?? "domain";
+  if (type !== "domain")
+    throw new IsopodError(
+      "FAILED_PRECONDITION",
+      `making a cgroup below "${cgroup}": cgroup.type is "${type}": a container needs a domain cgroup`,
+      { path: cgroup },
+    );
 }
 
 /** Host pids in the cgroup and below it; none if it is gone. */
@@ -189,72 +248,3 @@ export function signalAll(native: Native, target: Target, cgroup: string, signal
 
 export const isFrozen = (cgroup: string): boolean =>
   /^frozen 1$/m.test(readFileIfPresent(path.join(cgroup, "cgroup.events")) ?? "");
-
-/** Processes killed for want of memory since the cgroup was made. */
-export function readOomKills(cgroup: string): number {
-  const events = readFileIfPresent(path.join(cgroup, "memory.events"));
-  return events === undefined ? 0 : Number(flatKeyed(events).get("oom_kill") ?? 0n);
-}
-
-/** The readings of a cgroup; what there is no controller for is absent, and all is zero once it is gone. */
-export function readStats(cgroup: string): CgroupStats {
-  const read = (file: string): string | undefined => readFileIfPresent(path.join(cgroup, file));
-  const cpu = flatKeyed(read("cpu.stat") ?? "");
-  const usage = read("memory.current");
-  const events = read("memory.events");
-  const pids = read("pids.current");
-  const io = read("io.stat");
-  return {
-    cpu: {
-      usageUsec: cpu.get("usage_usec") ?? 0n,
-      userUsec: cpu.get("user_usec") ?? 0n,
-      systemUsec: cpu.get("system_usec") ?? 0n,
-    },
-    ...(usage !== undefined && {
-      memory: {
-        usage: BigInt(usage.trim()),
-        ...limitOf(read("memory.max")),
-        stat: Object.fromEntries(flatKeyed(read("memory.stat") ?? "")),
-      },
-    }),
-    ...(events !== undefined && { memoryEvents: Object.fromEntries(flatKeyed(events)) }),
-    ...(pids !== undefined && { pids: { current: BigInt(pids.trim()), ...limitOf(read("pids.max")) } }),
-    ...(io !== undefined && { io: parseIo(io) }),
-  };
-}
-
-function limitOf(content: string | undefined): { limit?: bigint } {
-  const value = content?.trim();
-  return value === undefined || value === "" || value === "max" ? {} : { limit: BigInt(value) };
-}
-
-/** `key value` lines (Documentation/admin-guide/cgroup-v2.rst, "flat keyed"). */
-function flatKeyed(content: string): Map<string, bigint> {
-  const values = new Map<string, bigint>();
-  for (const line of content.split("\n")) {
-    const space = line.indexOf(" ");
-    if (space > 0) values.set(line.slice(0, space), BigInt(line.slice(space + 1)));
-  }
-  return values;
-}
-
-/** `8:0 rbytes=1 wbytes=2 …` lines ("nested keyed"). */
-function parseIo(content: string): NonNullable<CgroupStats["io"]> {
-  return content
-    .split("\n")
-    .filter((line) => line.includes(":"))
-    .map((line) => {
-      const [device = "", ...pairs] = line.split(" ");
-      const [major = "0", minor = "0"] = device.split(":");
-      const values = new Map(pairs.map((pair) => pair.split("=") as [string, string]));
-      const number = (key: string): bigint => BigInt(values.get(key) ?? 0);
-      return {
-        major: Number(major),
-        minor: Number(minor),
-        rbytes: number("rbytes"),
-        wbytes: number("wbytes"),
-        rios: number("rios"),
-        wios: number("wios"),
-      };
-    });
-}

@@ -15,6 +15,7 @@ import {
   writeRootPropagation,
 } from "./mounts";
 import { CLONE, cloneFlags, type NamespacePlan, namespacePlan } from "./namespaces";
+import { compileResources, type Limit } from "./resources";
 import { writeRoot } from "./rootfs";
 import { openStdio } from "./stdio";
 import { writeSysctls } from "./sysctl";
@@ -44,6 +45,8 @@ export interface ContainerPlanOptions {
 export interface CompiledPlan {
   readonly plan: Uint8Array;
   readonly deviceProgram: Uint8Array;
+  /** What its cgroup is given before the stub is born there. */
+  readonly limits: readonly Limit[];
 }
 
 /** LaunchOptions.fds of a container: the mount namespace that is its base. */
@@ -56,7 +59,12 @@ export function compileContainer(options: ContainerPlanOptions): CompiledPlan {
   const process = spec.process!;
   const plan = new PlanWriter();
   const wanted = namespacePlan(spec);
-  warnOfDropped(spec, warn);
+  const limits = compileResources({
+    field: "linux.resources",
+    change: spec.linux?.resources ?? {},
+    host: target,
+    warn,
+  });
 
   const joined = openNamespaces(plan, wanted);
   const tree = openTree(plan, options, wanted);
@@ -85,6 +93,7 @@ export function compileContainer(options: ContainerPlanOptions): CompiledPlan {
   return {
     plan: plan.finish({ cloneFlags: cloneFlags(wanted), ...oomScore(process, target, warn) }),
     deviceProgram: deviceProgram(spec),
+    limits,
   };
 }
 
@@ -197,16 +206,4 @@ function deviceProgram(spec: Spec): Uint8Array {
     programs.set(key, program);
   }
   return program;
-}
-
-/** The two wishes that every pod carries and that no host needs to honour; all else is refused or done. */
-function warnOfDropped(spec: Spec, warn: Warn): void {
-  const { cpu, unified } = spec.linux?.resources ?? {};
-  if (cpu?.shares)
-    warn("linux.resources.cpu.shares is dropped: limits are not built yet", { shares: cpu.shares });
-  const oomGroup = unified?.["memory.oom.group"];
-  if (oomGroup)
-    warn("linux.resources.unified[memory.oom.group] is dropped: limits are not built yet", {
-      value: oomGroup,
-    });
 }

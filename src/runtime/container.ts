@@ -3,22 +3,17 @@ import { errnoOf, IsopodError, precondition } from "../base/errors";
 import { undoOnFailure, withDeadline } from "../base/scope";
 import { now } from "../base/time";
 import type { Launched } from "../native";
-import type { Process as ProcessSpec, Spec } from "../oci/runtime-spec";
-import {
-  cgroupOf,
-  destroyCgroup,
-  isFrozen,
-  readOomKills,
-  readPids,
-  readStats,
-  refusePopulated,
-  signalAll,
-} from "./cgroup";
+import type { Process as ProcessSpec, Resources, Spec } from "../oci/runtime-spec";
+import { cgroupOf, destroyCgroup, isFrozen, readPids, refusePopulated, signalAll } from "./cgroup";
+import { readStats } from "./cgroup-stats";
 import { compileContainer } from "./compile";
 import type { Engine } from "./engine";
 import { Exec, type ExecHost } from "./exec";
+import { HeldLimits, limitError } from "./limits";
 import type { BaseFiles } from "./mounts";
+import { OomWatch } from "./oom";
 import { BaseProcess, LOST, launchInto } from "./process";
+import { controllersOf } from "./resources";
 import {
   type ContainerRecord,
   type ExecRecord,
@@ -63,12 +58,16 @@ export class ContainerProcess extends BaseProcess implements Container, ExecHost
   #result: number | undefined;
   #started = false;
   #paused = false;
-  #oomKills = 0;
+  readonly #limits: HeldLimits;
+  readonly #oom: OomWatch;
+  readonly #createdAt: string;
 
   private constructor(
     engine: Engine,
     site: ContainerSite,
-    options: { id: string; bundle: string; stdio: Stdio; extra: Readonly<Record<string, unknown>> },
+    options: Pick<ContainerRecord, "id" | "bundle" | "stdio" | "extra" | "resources"> & {
+      createdAt?: string;
+    },
     spec: Spec,
     cgroup: string,
   ) {
@@ -78,6 +77,9 @@ export class ContainerProcess extends BaseProcess implements Container, ExecHost
     this.extra = options.extra;
     this.spec = spec;
     this.cgroup = cgroup;
+    this.#createdAt = options.createdAt ?? String(now());
+    this.#limits = new HeldLimits(engine, cgroup, options.resources ?? spec.linux?.resources ?? {});
+    this.#oom = new OomWatch(cgroup, engine.warn);
   }
 
   /** Launches the stub, which builds the container and then waits at its gate. Undone on failure. */
@@ -99,7 +101,7 @@ export class ContainerProcess extends BaseProcess implements Container, ExecHost
         cgroup,
       );
       const gate = gatePath(engine.stateDir, id);
-      const { plan, deviceProgram } = compileContainer({
+      const { plan, deviceProgram, limits } = compileContainer({
         id,
         spec,
         bundle,
@@ -117,7 +119,7 @@ export class ContainerProcess extends BaseProcess implements Container, ExecHost
       const ends = StdioEnds.open(engine, id, container.stdio);
       scope.defer("stdio", () => ends.close());
       refusePopulated(cgroup);
-      engine.parents.claim(cgroup);
+      engine.parents.claim(cgroup, controllersOf(limits));
       scope.defer("parent cgroup", () => engine.parents.release(cgroup));
       // No turn of the loop before the launch if there need be none: the caller goes on while it runs.
       const found = site.base();
@@ -128,9 +130,12 @@ export class ContainerProcess extends BaseProcess implements Container, ExecHost
           plan,
           fds: [base.fd],
           cgroup,
+          ...(limits.length > 0 && { cgroupWrites: limits }),
           deviceProgram,
           until: "ready",
         });
+      } catch (error) {
+        throw limitError(error, limits);
       } finally {
         if (base.taken) fs.closeSync(base.fd);
       }
@@ -208,10 +213,21 @@ export class ContainerProcess extends BaseProcess implements Container, ExecHost
   async #awaitExec(): Promise<void> {
     const result = this.#result;
     this.#result = undefined;
-    if (result !== undefined) await this.engine.native.awaitExec({ result });
+    if (result !== undefined)
+      await this.engine.native.awaitExec({ result }).catch((error: unknown) => this.#failed(error));
     this.#started = true;
     removeFile(gatePath(this.engine.stateDir, this.id));
     this.engine.store?.drop(`${this.id}/result`);
+  }
+
+  /** Of a start: a stub that was killed says nothing, its cgroup may. */
+  #failed(error: unknown): never {
+    if (errnoOf(error) !== "" || this.#oom.kills === 0) throw error;
+    throw new IsopodError(
+      "RESOURCE_EXHAUSTED",
+      `container "${this.id}": killed for want of memory before its program began: memory.max is too low`,
+      { path: this.id, cause: error },
+    );
   }
 
   override async kill(signal: number, options: { all?: boolean } = {}): Promise<void> {
@@ -269,7 +285,20 @@ export class ContainerProcess extends BaseProcess implements Container, ExecHost
   }
 
   async oomKills(): Promise<number> {
-    return Math.max(this.#oomKills, readOomKills(this.cgroup));
+    return this.#oom.kills;
+  }
+
+  onOom(listener: () => void): void {
+    this.#oom.listen(listener);
+  }
+
+  async update(resources: Resources): Promise<void> {
+    if (this.state === "stopped")
+      throw precondition(`container "${this.id}": is stopped: nothing is left to limit`);
+    // Without a store nobody could take it up again.
+    await this.#limits.update(resources, () => {
+      if (this.engine.store) this.#record(this.pid, this.#limits.held);
+    });
   }
 
   /**
@@ -277,7 +306,7 @@ export class ContainerProcess extends BaseProcess implements Container, ExecHost
    * is killed, and the execs are waited for, so that each of their ends is known before the container's.
    */
   protected override async beforeExit(): Promise<void> {
-    this.#oomKills = readOomKills(this.cgroup);
+    this.#oom.close();
     const own = this.spec.linux?.namespaces?.some(({ type, path }) => type === "pid" && !path);
     if (!own) signalAll(this.engine.native, this.engine.target, this.cgroup, SIGKILL);
     const running = [...this.execs.values()].filter((exec) => exec.pid !== 0 && !exec.exit);
@@ -320,7 +349,7 @@ export class ContainerProcess extends BaseProcess implements Container, ExecHost
     this.#result = undefined;
   }
 
-  #record(pid: number): void {
+  #record(pid: number, resources?: Resources): void {
     writeRecord(
       this.engine.stateDir,
       this.id,
@@ -328,10 +357,11 @@ export class ContainerProcess extends BaseProcess implements Container, ExecHost
         kind: "container" as const,
         id: this.id,
         pid,
-        createdAt: String(now()),
+        createdAt: this.#createdAt,
         ...(this.#site.sandbox !== undefined && { sandbox: this.#site.sandbox }),
         bundle: this.bundle,
         cgroup: this.cgroup,
+        ...(resources && { resources }),
         stdio: this.stdio,
         extra: this.extra,
       }),

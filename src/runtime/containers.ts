@@ -49,15 +49,16 @@ function engineOf(options: RuntimeOptions): Engine {
   const addon = native();
   const features = addon.features();
   const oomScoreAdj = Number(readFileIfPresent("/proc/self/oom_score_adj") ?? 0);
+  const target = { ...features, ...(options.cgroupRoot && { cgroupRoot: options.cgroupRoot }), oomScoreAdj };
   let base: number | Promise<number> | undefined;
   return {
     native: addon,
-    target: { ...features, ...(options.cgroupRoot && { cgroupRoot: options.cgroupRoot }), oomScoreAdj },
+    target,
     stateDir: options.stateDir,
     store: options.store,
     dieWithParent: options.dieWithParent ?? false,
     warn: options.warn ?? (() => {}),
-    parents: new CgroupParents(),
+    parents: new CgroupParents(target),
     ids: new Set(),
     base: () => {
       base ??= addon.baseNamespace().then((fd) => {

@@ -2,7 +2,7 @@ import * as fs from "node:fs";
 import * as path from "node:path";
 import { readFileIfPresent, writeFileAtomic } from "../base/files";
 import type { ExitStatus } from "../native";
-import type { Process as ProcessSpec } from "../oci/runtime-spec";
+import type { Process as ProcessSpec, Resources } from "../oci/runtime-spec";
 import type { SandboxOptions, Stdio } from "./types";
 
 /**
@@ -49,6 +49,8 @@ export interface ContainerRecord {
   /** Its config.json is read again after a crash, for the execs to come. */
   readonly bundle: string;
   readonly cgroup: string;
+  /** The limits that hold since an update; absent: those of its config.json. */
+  readonly resources?: Resources;
   readonly stdio: Stdio;
   readonly extra: Readonly<Record<string, unknown>>;
 }

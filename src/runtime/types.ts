@@ -1,6 +1,6 @@
 import type { ExitStatus } from "../native";
 import type { Mount } from "../oci/mount";
-import type { Process as ProcessSpec, Spec } from "../oci/runtime-spec";
+import type { Process as ProcessSpec, Resources, Spec } from "../oci/runtime-spec";
 
 /**
  * One Runtime interface, two implementations (containers here, microVMs later), one suite that runs on both.
@@ -135,20 +135,94 @@ export interface Container extends Process {
   stats(): Promise<CgroupStats>;
   /** Since the container began; read before the cgroup goes (OOMKilled). */
   oomKills(): Promise<number>;
+  /** Called after each OOM kill in the container, whichever process it was; never after `exited`. */
+  onOom(listener: () => void): void;
+  /**
+   * Changes the limits that are named, in a created, running or paused container: all of them or none.
+   * Rejects with FAILED_PRECONDITION when stopped, when a controller is missing, or when `memory.limit` is
+   * below what is in use and `memory.checkBeforeUpdate` asks to look.
+   */
+  update(resources: Resources): Promise<void>;
 }
 
-/** Flat reading of a cgroup v2; what a controller is missing for is absent. Times µs, sizes bytes. */
+/**
+ * Reading of a cgroup v2; what a controller is missing for is absent. Times µs, sizes bytes; a limit that is
+ * absent is none (`max`).
+ */
 export interface CgroupStats {
-  readonly cpu: { usageUsec: bigint; userUsec: bigint; systemUsec: bigint };
-  readonly memory?: { usage: bigint; limit?: bigint; stat: Readonly<Record<string, bigint>> };
+  readonly cpu: {
+    readonly usageUsec: bigint;
+    readonly userUsec: bigint;
+    readonly systemUsec: bigint;
+    /** Only with the cpu controller: enforcement periods, and how often and how long it held tasks back. */
+    readonly throttling?: {
+      readonly periods: bigint;
+      readonly throttled: bigint;
+      readonly throttledUsec: bigint;
+      readonly bursts: bigint;
+      readonly burstUsec: bigint;
+    };
+    readonly pressure?: Pressure;
+  };
+  readonly memory?: {
+    readonly usage: bigint;
+    readonly limit?: bigint;
+    /** Linux 5.19. */
+    readonly peak?: bigint;
+    /** Keys of memory.stat. */
+    readonly stat: Readonly<Record<string, bigint>>;
+    /** Absent where the kernel accounts no swap. `peak` since Linux 6.5. */
+    readonly swap?: { readonly usage: bigint; readonly limit?: bigint; readonly peak?: bigint };
+    readonly pressure?: Pressure;
+  };
+  /** Keys of memory.events: low, high, max, oom, oom_kill, oom_group_kill. */
   readonly memoryEvents?: Readonly<Record<string, bigint>>;
-  readonly pids?: { current: bigint; limit?: bigint };
+  /** `refused`: forks that the limit prevented. `peak` since Linux 6.1. */
+  readonly pids?: {
+    readonly current: bigint;
+    readonly limit?: bigint;
+    readonly peak?: bigint;
+    readonly refused: bigint;
+  };
   readonly io?: readonly {
-    major: number;
-    minor: number;
-    rbytes: bigint;
-    wbytes: bigint;
-    rios: bigint;
-    wios: bigint;
+    readonly major: number;
+    readonly minor: number;
+    readonly rbytes: bigint;
+    readonly wbytes: bigint;
+    readonly rios: bigint;
+    readonly wios: bigint;
+    readonly dbytes: bigint;
+    readonly dios: bigint;
   }[];
+  readonly ioPressure?: Pressure;
+  /** One for each page size that the host has; `failures`: allocations that the limit prevented. */
+  readonly hugetlb?: readonly {
+    /** As in `hugepageLimits`: 2MB, 1GB. */
+    readonly pageSize: string;
+    readonly usage: bigint;
+    readonly limit?: bigint;
+    readonly failures: bigint;
+  }[];
+  readonly rdma?: readonly {
+    readonly device: string;
+    readonly hcaHandles: bigint;
+    readonly hcaObjects: bigint;
+    readonly handleLimit?: bigint;
+    readonly objectLimit?: bigint;
+  }[];
+}
+
+/** Pressure stall information (Documentation/accounting/psi.rst); `full` is absent for cpu on some kernels. */
+export interface Pressure {
+  readonly some: Stall;
+  readonly full?: Stall;
+}
+
+export interface Stall {
+  /** Per cent of the last 10, 60 and 300 seconds. */
+  readonly avg10: number;
+  readonly avg60: number;
+  readonly avg300: number;
+  /** µs altogether. */
+  readonly total: bigint;
 }

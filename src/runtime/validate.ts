@@ -1,8 +1,7 @@
 import { invalid, precondition, unsupported } from "../base/errors";
-import type { NamespaceType, Process, Spec } from "../oci/runtime-spec";
+import type { NamespaceType, Process, Resources, Spec } from "../oci/runtime-spec";
 import {
   absolutePath,
-  anything,
   array,
   boolean,
   type Check,
@@ -35,6 +34,12 @@ export function checkProcess(process: unknown): asserts process is Process {
   if (error) throw error;
 }
 
+/** The resources of an update; `name` is what they are called in the text of a refusal. */
+export function checkResources(value: unknown, name: string): asserts value is Resources {
+  const error = firstFault(resources, value, name);
+  if (error) throw error;
+}
+
 /** Ids become file and cgroup names: nothing that a path could read otherwise. */
 export function checkId(field: string, value: string): void {
   if (typeof value !== "string" || !/^[A-Za-z0-9_+.-]{1,128}$/.test(value) || value === "." || value === "..")
@@ -45,7 +50,6 @@ export function checkId(field: string, value: string): void {
     );
 }
 
-const limit = (what: string): Check => noLimit(`${what} limits are not built yet: leave it unset`);
 const environment = text((value) => value.indexOf("=") > 0, "must be NAME=VALUE");
 const capabilitySet = array(text((value) => /^CAP_[A-Z_]+$/.test(value), "must be a CAP_ name"));
 
@@ -86,12 +90,15 @@ const processOf = object(
 const deviceType = oneOf("a", "b", "c");
 const deviceNumber = integer(-1, 2 ** 32 - 1);
 
-/** `memory.oom.group` is kubelet's own default, dropped with a warning (compile.ts); the rest are limits. */
-const unified: Check = (value) => {
-  if (typeof value !== "object" || value === null || Array.isArray(value)) return map(string)(value);
-  const { "memory.oom.group": _dropped, ...rest } = value as Record<string, unknown>;
-  return map(limit("unified"))(rest);
-};
+const MAX = Number.MAX_SAFE_INTEGER;
+/** Bytes; -1: no limit. What v1 calls unlimited, 2^63 - 4096, is above what JSON's numbers hold exactly. */
+const bytes = integer(-1, 2 ** 63);
+const count = integer(0, MAX);
+const cpuList = text((value) => /^[0-9,-]*$/.test(value), "must be a list such as 0-3,7");
+const NO_V2 = "has no counterpart in cgroup v2: leave it unset";
+const device = { major: integer(0, 4095), minor: integer(0, 1048575) };
+const rates = array(object({ ...device, rate: count }, ["major", "minor", "rate"]));
+const ioWeight: Check = (value) => (value === 0 ? undefined : integer(10, 1000)(value));
 
 const resources = object({
   devices: array(
@@ -107,35 +114,52 @@ const resources = object({
     ),
   ),
   memory: object({
-    limit: limit("memory"),
-    reservation: limit("memory"),
-    swap: limit("memory"),
-    kernel: limit("memory"),
-    kernelTCP: limit("memory"),
-    swappiness: refused(),
-    disableOOMKiller: refused(),
-    useHierarchy: anything,
-    checkBeforeUpdate: refused(),
+    limit: bytes,
+    reservation: bytes,
+    swap: bytes,
+    kernel: noLimit(NO_V2),
+    kernelTCP: noLimit(NO_V2),
+    swappiness: refused(NO_V2),
+    disableOOMKiller: refused(NO_V2),
+    // The only way that v2 knows.
+    useHierarchy: boolean,
+    checkBeforeUpdate: boolean,
   }),
   cpu: object({
-    // Dropped with a warning (compile.ts): every pod carries shares, and they only bias the scheduler.
-    shares: integer(0, Number.MAX_SAFE_INTEGER),
-    quota: limit("cpu"),
-    burst: limit("cpu"),
-    // Says nothing without a quota, and a quota is refused.
-    period: integer(0, Number.MAX_SAFE_INTEGER),
-    realtimeRuntime: limit("cpu"),
-    realtimePeriod: limit("cpu"),
-    cpus: limit("cpuset"),
-    mems: limit("cpuset"),
-    idle: limit("cpu"),
+    shares: count,
+    quota: integer(-MAX, MAX),
+    burst: count,
+    period: count,
+    realtimeRuntime: noLimit(NO_V2),
+    realtimePeriod: noLimit(NO_V2),
+    cpus: cpuList,
+    mems: cpuList,
+    idle: integer(0, 1),
   }),
-  pids: object({ limit: limit("pids") }),
-  blockIO: limit("block I/O"),
-  hugepageLimits: array(object({ pageSize: string, limit: limit("huge page") }, ["pageSize"])),
-  network: limit("network"),
-  rdma: limit("rdma"),
-  unified,
+  pids: object({ limit: integer(-MAX, MAX) }),
+  blockIO: object({
+    weight: ioWeight,
+    leafWeight: refused(NO_V2),
+    weightDevice: array(
+      object({ ...device, weight: ioWeight, leafWeight: refused(NO_V2) }, ["major", "minor"]),
+    ),
+    throttleReadBpsDevice: rates,
+    throttleWriteBpsDevice: rates,
+    throttleReadIOPSDevice: rates,
+    throttleWriteIOPSDevice: rates,
+  }),
+  hugepageLimits: array(
+    object(
+      {
+        pageSize: text((value) => /^[1-9]\d*[KMG]B$/.test(value), "must be a size such as 2MB or 1GB"),
+        limit: integer(0, 2 ** 64),
+      },
+      ["pageSize", "limit"],
+    ),
+  ),
+  network: refused(NO_V2),
+  rdma: map(object({ hcaHandles: integer(0, 2 ** 32 - 1), hcaObjects: integer(0, 2 ** 32 - 1) })),
+  unified: map(string),
 });
 
 const mapping = refused("user namespaces are not built yet");

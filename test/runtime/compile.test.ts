@@ -427,7 +427,7 @@ test("R5: oom_score_adj stands in the header; without CAP_SYS_RESOURCE lowering 
   assert.equal(planOf(specOf([])).oomScoreAdj, 0, "never the server's own");
 });
 
-test("what every pod carries and cannot be honoured yet is dropped with a warning each", () => {
+test("what every pod carries is dropped with a warning each where there is no controller", () => {
   planOf(withLinux({ resources: { cpu: { shares: 102 }, unified: { "memory.oom.group": "1" } } }));
   assert.equal(warnings.filter((warning) => warning.includes("dropped")).length, 2);
 });
