@@ -3,6 +3,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
+
+#include <utility>
 
 #include "base/file.h"
 #include "core/device_program.h"
@@ -23,6 +26,22 @@ const char* occupied(int cgroup) {
   return nullptr;
 }
 
+Status furnish(CgroupPlace& place, const std::string& path, const CgroupWrites& writes,
+               const std::vector<uint8_t>& device_program) {
+  place.fd.reset(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!place.fd) return failure(errno, "cgroup", path);
+  const char* why = place.made ? nullptr : occupied(place.fd.get());
+  if (why != nullptr) return Error{EBUSY, "cgroup", path, {}, why, "FAILED_PRECONDITION"};
+  if (!writes.empty()) {
+    Result<CgroupWrites> undo = cgroup_write(place.fd.get(), path, writes, place.made);
+    if (!undo) return undo.error();
+    place.undo = std::move(*undo);
+  }
+  if (device_program.empty()) return Done{};
+  const int err = attach_device_program(place.fd.get(), device_program);
+  return err == 0 ? Status(Done{}) : failure(err, "device program", path);
+}
+
 }  // namespace
 
 Result<CgroupPlace> cgroup_prepare(const std::string& path, const CgroupWrites& writes,
@@ -30,27 +49,13 @@ Result<CgroupPlace> cgroup_prepare(const std::string& path, const CgroupWrites& 
   CgroupPlace place;
   place.made = ::mkdir(path.c_str(), 0755) == 0;
   if (!place.made && errno != EEXIST) return failure(errno, "cgroup", path);
-  place.fd.reset(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  int err = place.fd ? 0 : errno;
-  const char* step = "cgroup";
-  const char* why = err == 0 && !place.made ? occupied(place.fd.get()) : nullptr;
-  if (why != nullptr) return Error{EBUSY, step, path, {}, why, "FAILED_PRECONDITION"};
-  if (err == 0 && !writes.empty()) {
-    Result<CgroupWrites> written = cgroup_write(place.fd.get(), path, writes, place.made);
-    if (!written) {
-      if (place.made) ::rmdir(path.c_str());
-      return written.error();
-    }
-    place.undo = std::move(*written);
-  }
-  if (err == 0 && !device_program.empty()) {
-    err = attach_device_program(place.fd.get(), device_program);
-    step = "device program";
-  }
-  if (err == 0) return place;
-  if (place.made) ::rmdir(path.c_str());
-  cgroup_restore(path, place.undo);
-  return failure(err, step, path);
+  Status ready = furnish(place, path, writes, device_program);
+  if (ready) return place;
+  if (place.made)
+    ::rmdir(path.c_str());
+  else
+    cgroup_restore(path, place.undo);
+  return ready.error();
 }
 
 void cgroup_restore(const std::string& path, const CgroupWrites& undo) {

@@ -17,8 +17,8 @@ struct CgroupPlace {
   CgroupWrites undo;  // else: what puts its former settings back
 };
 
-// mkdir if missing (the parent must exist), settings, the eBPF device program if there is one. Undone
-// on failure.
+// mkdir if missing (the parent must exist), settings, the eBPF device program if there is one.
+// Undone on failure.
 Result<CgroupPlace> cgroup_prepare(const std::string& path, const CgroupWrites& writes,
                                    const std::vector<uint8_t>& device_program);
 // Takes the settings back from a cgroup that was there before.

@@ -21,9 +21,9 @@ struct CgroupWrite {
 };
 using CgroupWrites = std::vector<CgroupWrite>;
 
-// Writes in order, below the directory `cgroup` whose path is `path` (for texts). If one fails, what had
-// been written is put back. Returns what puts the former values back; nothing with `fresh`, for a
-// cgroup that is removed when anything fails.
+// Writes in order, below the directory `cgroup` whose path is `path` (for texts). If one fails,
+// what had been written is put back. Returns what puts the former values back; nothing with
+// `fresh`, for a cgroup that is removed when anything fails.
 Result<CgroupWrites> cgroup_write(int cgroup, const std::string& path, const CgroupWrites& writes,
                                   bool fresh);
 // The same by path.

@@ -5,6 +5,7 @@ import type { NamespaceType, Spec } from "../oci/runtime-spec";
 import { oomScore, type ProcessPlan, type Warn, writeProcess, writeStdio } from "./compile-process";
 import { compileDeviceProgram } from "./device-program";
 import { deviceRules, writeDevices } from "./devices";
+import type { Limit } from "./limit-list";
 import {
   type BaseFiles,
   hasOwnDev,
@@ -15,7 +16,7 @@ import {
   writeRootPropagation,
 } from "./mounts";
 import { CLONE, cloneFlags, type NamespacePlan, namespacePlan } from "./namespaces";
-import { compileResources, type Limit } from "./resources";
+import { compileResources } from "./resources";
 import { writeRoot } from "./rootfs";
 import { openStdio } from "./stdio";
 import { writeSysctls } from "./sysctl";

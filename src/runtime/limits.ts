@@ -3,7 +3,8 @@ import { IsopodError, messageOf, precondition, unsupported } from "../base/error
 import type { DeviceRule, Resources } from "../oci/runtime-spec";
 import { readMemoryUsage } from "./cgroup-stats";
 import type { Engine } from "./engine";
-import { compileResources, controllersOf, type Limit } from "./resources";
+import type { Limit } from "./limit-list";
+import { compileResources, controllersOf } from "./resources";
 import { mergeResources } from "./resources-merge";
 import { checkResources } from "./validate";
 

@@ -1,7 +1,6 @@
-import { IsopodError, invalid } from "../base/errors";
-import type { CgroupWrite } from "../native";
+import { invalid } from "../base/errors";
 import type { BlockIO, Resources } from "../oci/runtime-spec";
-import type { Warn } from "./compile-process";
+import { type Limit, Limits, type ResourcesChange } from "./limit-list";
 import { mergeResources } from "./resources-merge";
 import { compileUnified } from "./unified";
 
@@ -26,30 +25,6 @@ import { compileUnified } from "./unified";
  *
  * Absent, 0 and "" mean: not asked for (but see pids and huge pages, whose 0 is a limit).
  */
-export interface CgroupHost {
-  readonly cgroupRoot: string;
-  /** What cgroup2 offers at its root. */
-  readonly controllers: readonly string[];
-}
-
-/** A write, with what it was asked for by. */
-export interface Limit extends CgroupWrite {
-  /** e.g. `linux.resources.memory.limit`. */
-  readonly field: string;
-  readonly controller: string;
-}
-
-export interface ResourcesChange {
-  /** What the members of this are to be called: `linux.resources`. */
-  readonly field: string;
-  /** Checked by `checkResources`. */
-  readonly change: Resources;
-  /** What already holds for the container, for members that only make sense together. Absent: a new one. */
-  readonly held?: Resources;
-  readonly host: CgroupHost;
-  readonly warn: Warn;
-}
-
 /** In the order they have to be written in. Refuses what the host cannot do, by member and value. */
 export function compileResources(options: ResourcesChange): readonly Limit[] {
   const limits = new Limits(options);
@@ -71,61 +46,6 @@ export function compileResources(options: ResourcesChange): readonly Limit[] {
 export const controllersOf = (limits: readonly Limit[]): readonly string[] => [
   ...new Set(limits.map(({ controller }) => controller).filter((name) => name !== "cgroup")),
 ];
-
-/** Collects writes, and refuses those whose controller the host lacks. */
-export class Limits {
-  readonly all: Limit[] = [];
-  readonly #options: ResourcesChange;
-
-  constructor(options: ResourcesChange) {
-    this.#options = options;
-  }
-
-  /** `member`, e.g. `memory.limit`, asks with `value` for these writes. */
-  add(controller: string, member: string, value: unknown, ...writes: CgroupWrite[]): void {
-    const field = this.field(member);
-    if (controller !== "cgroup" && !this.has(controller))
-      throw missingController(field, value, controller, this.#options.host);
-    for (const write of writes) this.all.push({ ...write, field, controller });
-  }
-
-  /** As `add`, for what says "no limit": without the controller there is none. */
-  lift(controller: string, member: string, value: unknown, ...writes: CgroupWrite[]): void {
-    if (this.has(controller)) this.add(controller, member, value, ...writes);
-  }
-
-  /**
-   * As `add`, for what kubelet asks of every container: a host without the controller runs it all the same,
-   * and says so.
-   */
-  wish(controller: string, member: string, value: unknown, ...writes: CgroupWrite[]): void {
-    if (this.has(controller)) {
-      this.add(controller, member, value, ...writes);
-      return;
-    }
-    this.#options.warn(`${this.field(member)} is dropped: cgroup2 has no ${controller} controller here`, {
-      value,
-    });
-  }
-
-  has(controller: string): boolean {
-    return this.#options.host.controllers.includes(controller);
-  }
-
-  field(member: string): string {
-    return `${this.#options.field}.${member}`;
-  }
-}
-
-function missingController(field: string, value: unknown, controller: string, host: CgroupHost): IsopodError {
-  const present = host.controllers.join(" ") || "none";
-  return new IsopodError(
-    "FAILED_PRECONDITION",
-    `${field}: ${JSON.stringify(value)}: needs the ${controller} controller, which cgroup2 at ` +
-      `${host.cgroupRoot} has not (it has: ${present}): give it there, or leave the limit out`,
-    { path: field },
-  );
-}
 
 /** Asked for: neither absent, nor null as Go writes it, nor 0. */
 const given = (value: number | undefined | null): value is number =>

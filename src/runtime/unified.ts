@@ -1,6 +1,6 @@
 import { invalid, unsupported } from "../base/errors";
 import type { CgroupWrite } from "../native";
-import type { Limits } from "./resources";
+import type { Limits } from "./limit-list";
 
 /**
  * linux.resources.unified: files of the cgroup by name, written as they are told. Where a file has one line
