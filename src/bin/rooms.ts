@@ -42,6 +42,7 @@ export async function openRooms(
       shims,
       handlers: await handlersOf(config),
       defaultHandler: config.default_handler,
+      cgroupDriver: config.cgroup.driver,
       defaultSeccomp: (capabilities) => defaultSeccomp(capabilities, native().features()),
       log,
     });

@@ -73,6 +73,7 @@ async function listen(config: Config, log: Log, info: () => Record<string, strin
     log,
     version: VERSION,
     defaultHandler: config.default_handler,
+    cgroupDriver: config.cgroup.driver,
     handlers: Object.entries(config.handlers).map(([name, handler]) => ({
       name,
       // Known of our own shim only; kubelet then refuses for others what they might well do.

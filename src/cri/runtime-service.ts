@@ -24,6 +24,11 @@ export interface RuntimeRooms {
   readonly networkNotReady: () => string | undefined;
 }
 
+const DRIVERS = {
+  cgroupfs: runtime.v1.CgroupDriver.CGROUPFS,
+  systemd: runtime.v1.CgroupDriver.SYSTEMD,
+};
+
 type v1 = typeof runtime.v1;
 type Message<Name extends keyof v1> = v1[Name] extends { create(): infer T } ? T : never;
 
@@ -50,7 +55,8 @@ function runtimeWide(rooms: () => RuntimeRooms, options: StatusOptions): Handler
       const notReady = { runtime: pods.runtimeNotReady(), network: networkNotReady() };
       return statusOf(notReady, options, request.verbose);
     },
-    RuntimeConfig: () => ({ linux: { cgroupDriver: runtime.v1.CgroupDriver.CGROUPFS } }),
+    // Asked for once: kubelet takes it for the node's life, over its own flag.
+    RuntimeConfig: () => ({ linux: { cgroupDriver: DRIVERS[options.cgroupDriver ?? "cgroupfs"] } }),
     // kubelet tells everybody its pod CIDR; a CNI configuration of ours has its own ranges.
     UpdateRuntimeConfig: (request: Message<"UpdateRuntimeConfigRequest">) => {
       checkCidrs(

@@ -1,4 +1,5 @@
 import type { runtime } from "../gen/cri";
+import type { CgroupDriver } from "../sandbox";
 
 export interface HandlerFeatures {
   readonly name: string;
@@ -11,6 +12,8 @@ export interface StatusOptions {
   readonly version: string;
   readonly handlers: readonly HandlerFeatures[];
   readonly defaultHandler: string;
+  /** Default cgroupfs. */
+  readonly cgroupDriver?: CgroupDriver;
   /** Verbose status: name → JSON. */
   readonly info: () => Readonly<Record<string, string>>;
 }

@@ -63,6 +63,9 @@ function faultOfSlice(slice: string): string | undefined {
 /** CRI's word for the two ways; `[cgroup] driver` of config.toml. */
 export type CgroupDriver = "cgroupfs" | "systemd";
 
+/** Annotation of a sandbox: its cgroup_parent where PodSandboxConfig has none. */
+export const CGROUP_PARENT = "io.isopod.cgroup-parent";
+
 /** For pods whose cgroup_parent is empty. */
 export const defaultCgroupParent = (driver: CgroupDriver): string =>
   driver === "systemd" ? "isopod.slice" : "/isopod";

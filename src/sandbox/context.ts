@@ -2,6 +2,7 @@ import * as path from "node:path";
 import type { Log } from "../base/log";
 import type { Images } from "../image";
 import type { Network } from "../network";
+import type { CgroupDriver } from "../oci/cgroups-path";
 import type { Seccomp, Spec } from "../oci/runtime-spec";
 import type { Handler, SandboxTask, Shims, Task } from "../task";
 import type { Apparmor } from "./apparmor";
@@ -22,6 +23,7 @@ export interface Context {
   readonly store: Store;
   readonly handlers: ReadonlyMap<string, Handler>;
   readonly defaultHandler: string;
+  readonly cgroupDriver: CgroupDriver;
   readonly cgroupParentDefault: string;
   readonly defaultSeccomp: (capabilities: readonly string[]) => Seccomp;
   readonly apparmor: Apparmor;

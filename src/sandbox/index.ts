@@ -5,6 +5,7 @@ import type { Log } from "../base/log";
 import type { Images } from "../image";
 import { native } from "../native";
 import type { Network } from "../network";
+import { type CgroupDriver, defaultCgroupParent } from "../oci/cgroups-path";
 import type { Seccomp } from "../oci/runtime-spec";
 import type { Handler, Shims } from "../task";
 import { type ApparmorHost, apparmorOf } from "./apparmor";
@@ -25,6 +26,7 @@ import { openStore } from "./store";
 import type { ContainerConfig, Pods } from "./types";
 import { containerView, listContainers, listPods, podView } from "./views";
 
+export type { CgroupDriver } from "../oci/cgroups-path";
 export type * from "./types";
 
 export interface PodsOptions {
@@ -39,7 +41,9 @@ export interface PodsOptions {
   readonly handlers: readonly Handler[];
   /** Name of the handler that "" means. */
   readonly defaultHandler: string;
-  /** For pods without a cgroup parent; default `/isopod`, which is also what our shim takes. */
+  /** Who makes pods' cgroups, and so what their `cgroup_parent` must be; default cgroupfs. */
+  readonly cgroupDriver?: CgroupDriver;
+  /** For pods without a cgroup parent; default: the driver's own. */
   readonly cgroupParentDefault?: string;
   /** RuntimeDefault's filter for a process with these capabilities. */
   readonly defaultSeccomp: (capabilities: readonly string[]) => Seccomp;
@@ -50,6 +54,7 @@ export interface PodsOptions {
 
 /** Resolves once everything that an earlier daemon left is taken up again. */
 export async function openPods(options: PodsOptions): Promise<Pods> {
+  const { cgroupDriver = "cgroupfs" } = options;
   fs.mkdirSync(path.join(options.state, "pods"), { recursive: true, mode: 0o700 });
   const store = openStore(path.join(options.root, "pods"));
   const context: Context = {
@@ -60,7 +65,8 @@ export async function openPods(options: PodsOptions): Promise<Pods> {
     store,
     handlers: new Map(options.handlers.map((handler) => [handler.name, handler])),
     defaultHandler: options.defaultHandler,
-    cgroupParentDefault: options.cgroupParentDefault ?? "/isopod",
+    cgroupDriver,
+    cgroupParentDefault: options.cgroupParentDefault ?? defaultCgroupParent(cgroupDriver),
     defaultSeccomp: options.defaultSeccomp,
     apparmor: apparmorOf(options.log, options.apparmor),
     stateDir: options.state,

@@ -18,7 +18,7 @@ const OWN_CONTAINERS = "io.containerd.isopod.v2";
 
 /** RunPodSandbox. On success the pod is READY; on failure nothing is left but what could not be undone. */
 export async function runPod(context: Context, request: RunPod): Promise<string> {
-  validatePod(request.config);
+  validatePod(request.config, context.cgroupDriver);
   const handler = handlerOf(context, request.handler);
   const id = newId();
   // A copy: what came is a view into the buffer of a whole gRPC message.
@@ -108,8 +108,15 @@ async function startSandbox(
   pod: Pod,
   handler: Handler,
 ): Promise<SandboxTask> {
-  const { id, configBytes, netns } = pod.record;
-  const sandbox = await context.shims.createSandbox({ id, handler, config: configBytes, netns });
+  const { id, configBytes, netns, config } = pod.record;
+  const cgroupParent = config.cgroupParent || context.cgroupParentDefault;
+  const sandbox = await context.shims.createSandbox({
+    id,
+    handler,
+    config: configBytes,
+    netns,
+    cgroupParent,
+  });
   scope.defer("sandbox", async () => {
     await sandbox.stop(0);
     await sandbox.remove();

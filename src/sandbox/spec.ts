@@ -1,7 +1,7 @@
 import * as os from "node:os";
-import * as path from "node:path";
 import { invalid } from "../base/errors";
 import type { Image } from "../image";
+import { cgroupsPathBelow } from "../oci/cgroups-path";
 import type { NamespaceType, Process, Seccomp, Spec } from "../oci/runtime-spec";
 import { capabilitiesOf } from "./capabilities";
 import { devicesOf } from "./devices";
@@ -47,7 +47,7 @@ export function specOf(input: SpecInput): Spec {
     annotations: annotationsOf(input),
     linux: {
       namespaces: namespacesOf(input),
-      cgroupsPath: path.posix.join(pod.cgroupParent, input.id),
+      cgroupsPath: cgroupsPathBelow("linux.cgroup_parent", pod.cgroupParent, input.id),
       devices,
       resources: { devices: rules },
       ...(rootfsPropagation !== undefined && { rootfsPropagation }),

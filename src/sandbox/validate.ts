@@ -1,10 +1,11 @@
 import * as path from "node:path";
 import { IsopodError, invalid, unsupported } from "../base/errors";
 import type { Log } from "../base/log";
+import { type CgroupDriver, sliceOfParent } from "../oci/cgroups-path";
 import type { ContainerConfig, ContainerResources, NamespaceOptions, PodConfig } from "./types";
 
 /** Fields carry the names that CRI has for them: that is what the caller wrote. */
-export function validatePod(config: PodConfig): void {
+export function validatePod(config: PodConfig, driver: CgroupDriver): void {
   const { name, namespace, uid } = config.metadata;
   // They become CNI_ARGS, where `;` and `=` separate.
   for (const [field, value] of Object.entries({ name, namespace, uid }))
@@ -23,7 +24,7 @@ export function validatePod(config: PodConfig): void {
   if (config.hostname.length > 64) throw invalid("hostname", config.hostname, "longer than 64 bytes");
   if (config.logDirectory !== "" && !path.isAbsolute(config.logDirectory))
     throw invalid("log_directory", config.logDirectory, "must be absolute");
-  validateCgroupParent(config.cgroupParent);
+  validateCgroupParent(config.cgroupParent, driver);
   validateSysctls(config);
 }
 
@@ -55,16 +56,21 @@ function refuseUserNamespace(options: NamespaceOptions): void {
     );
 }
 
-/** cgroupfs driver: a path below the cgroup root. */
-function validateCgroupParent(parent: string): void {
+/** cgroupfs: a path below the cgroup root. systemd: a slice, or the path that systemd has it at. */
+function validateCgroupParent(parent: string, driver: CgroupDriver): void {
   const field = "linux.cgroup_parent";
   if (parent === "") return;
+  if (driver === "systemd") {
+    if (sliceOfParent(field, parent) === undefined)
+      throw invalid(field, parent, "must be a slice (NAME.slice), since the cgroup driver is systemd");
+    return;
+  }
   if (!parent.startsWith("/"))
     throw invalid(field, parent, "must be an absolute path for the cgroupfs driver");
   if (parent.split("/").some((part) => part === ".." || part === "."))
     throw invalid(field, parent, "must not contain . or ..");
   if (parent.endsWith(".slice"))
-    throw unsupported(field, parent, "a systemd slice, but the cgroup driver is cgroupfs");
+    throw invalid(field, parent, "a systemd slice, but the cgroup driver is cgroupfs");
 }
 
 const SYSCTL_NAME = /^[a-z0-9_-]+([./][a-zA-Z0-9_-]+)+$/;

@@ -3,6 +3,7 @@ import * as os from "node:os";
 import { IsopodError, invalid, messageOf, unsupported } from "../base/errors";
 import { runtime as cri } from "../gen/pod";
 import type { containerd } from "../gen/shim";
+import { CGROUP_PARENT, cgroupsPathBelow, defaultCgroupParent } from "../oci/cgroups-path";
 import { type PodFiles, podFiles } from "../oci/podfiles";
 import type { SandboxOptions } from "../runtime";
 
@@ -43,7 +44,7 @@ export function sandboxOptions(request: CreateRequest): SandboxOptions {
     pid: pidMode(namespaces?.pid ?? MODE.pod),
     uts: hostNetwork ? "host" : "pod",
     sysctls: { ...(hostNetwork ? {} : OWN_NETWORK), ...config.linux?.sysctls },
-    cgroupsPath: cgroupsPath(id, config.linux?.cgroupParent ?? ""),
+    cgroupsPath: cgroupsPath(request, config.linux?.cgroupParent ?? ""),
     files: filesOf(config, hostNetwork),
     shmSize: hostIpc ? undefined : SHM_SIZE,
     extra: { bundle: request.bundlePath },
@@ -81,11 +82,10 @@ function pidMode(mode: number): NonNullable<SandboxOptions["pid"]> {
   throw invalid("namespace_options.pid", mode, "TARGET is for containers");
 }
 
-function cgroupsPath(id: string, parent: string): string {
-  if (parent.endsWith(".slice") && !parent.includes("/")) {
-    throw unsupported("cgroup_parent", parent, "the systemd driver is not built yet: use cgroupfs");
-  }
-  return `${parent || "/isopod"}/${id}`;
+/** Each side has a default: the driver's, which knows the node's way, and ours for drivers that have none. */
+function cgroupsPath({ sandboxId, annotations }: CreateRequest, parent: string): string {
+  const chosen = parent || annotations[CGROUP_PARENT] || defaultCgroupParent("cgroupfs");
+  return cgroupsPathBelow("cgroup_parent", chosen, sandboxId);
 }
 
 function filesOf(config: Config, hostNetwork: boolean): PodFiles {

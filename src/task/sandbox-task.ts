@@ -5,6 +5,7 @@ import { undoOnFailure } from "../base/scope";
 import { now } from "../base/time";
 import type { containerd } from "../gen/shim";
 import { native } from "../native";
+import { CGROUP_PARENT } from "../oci/cgroups-path";
 import { nanosecondsOf } from "../ttrpc";
 import type { ShimBinary } from "./binary";
 import { isLost, type Link } from "./link";
@@ -36,7 +37,7 @@ export interface Surroundings {
 
 /** CreateSandbox and StartSandbox on a shim that runs; undone on failure. */
 export function createDrivenSandbox(
-  { id, handler, config, netns }: CreateSandboxOptions,
+  { id, handler, config, netns, cgroupParent }: CreateSandboxOptions,
   surroundings: Surroundings,
   version: number,
 ): Promise<DrivenSandbox> {
@@ -51,6 +52,7 @@ export function createDrivenSandbox(
         bundlePath: bundle,
         options,
         netnsPath: netns,
+        annotations: { [CGROUP_PARENT]: cgroupParent },
       });
     } catch (error) {
       if (!IsopodError.is(error) || error.code !== "UNIMPLEMENTED") throw error;

@@ -38,6 +38,8 @@ export interface CreateSandboxOptions {
   readonly config: Uint8Array;
   /** "" for the host's network. */
   readonly netns: string;
+  /** Where the sandbox's cgroup goes if `config` does not say: as its cgroup_parent would. */
+  readonly cgroupParent: string;
 }
 
 /** What must be known to find a sandbox's shim again; persisted by the daemon before the pod is announced. */

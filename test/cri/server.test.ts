@@ -6,7 +6,7 @@ import * as path from "node:path";
 import { type TestContext, test } from "node:test";
 import { IsopodError } from "../../src/base/errors";
 import { silentLog } from "../../src/base/log";
-import { type CriOptions, serveCri } from "../../src/cri";
+import { type CriOptions, type RuntimeRooms, serveCri } from "../../src/cri";
 import { fitted } from "../../src/cri/runtime-service";
 import services from "../../src/gen/cri.services.json";
 import { criClient } from "../support/cri-client";
@@ -167,6 +167,18 @@ test("Version and Status: what kubelet checks before anything else", async (t) =
     ],
   );
   assert.equal((await double.cri.RuntimeConfig({})).linux?.cgroupDriver, 1);
+});
+
+test("RuntimeConfig tells kubelet the cgroup driver of the configuration", async (t) => {
+  const socket = temporary(t);
+  const server = await serveCri({ ...options, socket, cgroupDriver: "systemd" });
+  const cri = criClient(socket);
+  t.after(async () => {
+    cri.close();
+    await server.close(0);
+  });
+  server.open({} as RuntimeRooms);
+  assert.equal((await cri.RuntimeConfig({})).linux?.cgroupDriver, 0);
 });
 
 test("an error keeps its code and its text; a defect is INTERNAL", async (t) => {

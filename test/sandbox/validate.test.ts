@@ -10,7 +10,7 @@ import { signalNumber } from "../../src/sandbox/signals";
 import { validateContainer, validatePod } from "../../src/sandbox/validate";
 import { containerConfig, podConfig } from "./doubles";
 
-const pod = (changes: Partial<PodConfig>) => () => validatePod(podConfig(changes));
+const pod = (changes: Partial<PodConfig>) => () => validatePod(podConfig(changes), "cgroupfs");
 const container =
   (changes: Partial<ContainerConfig>, of: Partial<PodConfig> = {}) =>
   () =>
@@ -49,9 +49,25 @@ test("cgroup parents: absolute, without dots, no slice", () => {
   assert.throws(pod({ cgroupParent: "kubepods" }), /cgroup_parent: "kubepods": must be an absolute/);
   assert.throws(pod({ cgroupParent: "/a/../b" }), /must not contain \. or \.\./);
   assert.throws(pod({ cgroupParent: "/kubepods.slice" }), {
-    code: "UNIMPLEMENTED",
+    code: "INVALID_ARGUMENT",
     message: /systemd slice/,
   });
+});
+
+test("with the systemd driver a cgroup parent is a slice, as itself or as kubelet writes its path", () => {
+  const parent = (cgroupParent: string) => () => validatePod(podConfig({ cgroupParent }), "systemd");
+  for (const good of ["", "kubepods.slice", "/kubepods.slice/kubepods-pod1.slice", "/test.slice"])
+    parent(good)();
+  assert.throws(
+    parent("/kubepods/pod1"),
+    /cgroup_parent: "\/kubepods\/pod1": must be a slice.*driver is systemd/,
+  );
+  assert.throws(
+    parent("/a.slice/kubepods-pod1.slice"),
+    /systemd has kubepods-pod1\.slice at \/kubepods\.slice/,
+  );
+  assert.throws(parent("/a.slice/../b.slice"), /systemd has b\.slice at/);
+  assert.throws(parent("a--b.slice"), /empty part/);
 });
 
 test("sysctls must be the pod's own", () => {

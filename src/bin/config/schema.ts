@@ -50,7 +50,10 @@ export const schema = {
     level: choice("info, debug, warn or error.", ["info", "debug", "warn", "error"]),
   }),
   cgroup: table("Control groups.", {
-    driver: choice("Must agree with kubelet, which asks for it. systemd is not supported yet.", ["cgroupfs"]),
+    driver: choice(
+      "Who makes pods' cgroups: isopod itself, or systemd, which then shows each as a unit. kubelet asks for it.",
+      ["cgroupfs", "systemd"],
+    ),
   }),
   cni: table("Pod networks.", {
     conf_dir: absolute(
