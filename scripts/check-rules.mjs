@@ -41,9 +41,16 @@ const testFiles = fs
   .readdirSync("test", { recursive: true })
   .filter((name) => name.endsWith(".test.ts"))
   .map((name) => path.join("test", name));
+/** test/native/NAME.test.ts runs each C++ case of test/native/cpp/NAME as a test of that title. */
+function sourcesOf(file) {
+  const cases = path.join("test/native/cpp", path.basename(file, ".test.ts"));
+  if (path.dirname(file) !== "test/native" || !fs.existsSync(cases)) return [file];
+  return [file, ...fs.readdirSync(cases).map((name) => path.join(cases, name))];
+}
 const titles = group(
   testFiles.flatMap((file) => {
-    const ids = [...fs.readFileSync(file, "utf8").matchAll(TITLE)].map((match) => match[1]);
+    const texts = sourcesOf(file).map((source) => fs.readFileSync(source, "utf8"));
+    const ids = texts.flatMap((text) => [...text.matchAll(TITLE)].map((match) => match[1]));
     return [...new Set(ids)].map((id) => [id, file]);
   }),
 );

@@ -20,8 +20,9 @@ class Interrupt {
   virtual ~Interrupt() = default;
   virtual void ring() = 0;    // buffers were used (InterruptStatus bit 0)
   virtual void config() = 0;  // the configuration changed (bit 1; bumps ConfigGeneration)
-  virtual void
-  broken() = 0;  // DEVICE_NEEDS_RESET: the driver broke the rules, the device has stopped
+  // DEVICE_NEEDS_RESET: the driver broke the rules. The transport stops the device (reset()) soon
+  // after, from a task of its own.
+  virtual void broken() = 0;
 };
 
 class Device {
@@ -39,12 +40,15 @@ class Device {
   virtual void write_config(uint64_t offset, const uint8_t* data, size_t size) = 0;
 
   // --- on the loop's thread ---
-  // DRIVER_OK: `accepted` is a subset of what was offered. Pointers hold until reset().
+  // DRIVER_OK: `accepted` is a subset of what was offered. Pointers hold until reset(); one is null
+  // for a queue that the driver left out. Every queue is notified once right after.
   virtual void activate(uint64_t accepted, std::vector<Queue*> queues, Interrupt* interrupt) = 0;
   virtual void notify(unsigned queue) = 0;
   // Forgets all of the above; no descriptor is touched after it returns.
   virtual void reset() = 0;
 
+  // Finishes what is in flight, so that save() finds every chain either untouched or given back.
+  virtual void drain() {}
   // What a snapshot keeps besides the rings, which are the transport's; loaded before activate().
   virtual std::vector<uint8_t> save() const { return {}; }
   virtual bool load(const std::vector<uint8_t>& state) { return state.empty(); }
