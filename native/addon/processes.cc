@@ -74,7 +74,7 @@ Napi::Value Launch(const Napi::CallbackInfo& info) {
   if (options.ok() && request.fds.size() > plan::kMaxFds) options.refuse("fds", "too many");
   if (!options.ok()) return info.Env().Undefined();
   const Deferred deferred(info.Env());
-  core::launch(std::move(request), settle(deferred, launched));
+  core::launch(deferred.loop(), std::move(request), settle(deferred, launched));
   return deferred.promise();
 }
 
@@ -83,7 +83,7 @@ Napi::Value AwaitExec(const Napi::CallbackInfo& info) {
   UniqueFd result = options.taken("result");
   if (!options.ok()) return info.Env().Undefined();
   const Deferred deferred(info.Env());
-  core::await_exec(std::move(result), settle(deferred, nothing));
+  core::await_exec(deferred.loop(), std::move(result), settle(deferred, nothing));
   return deferred.promise();
 }
 
@@ -95,7 +95,7 @@ Napi::Value AwaitExit(const Napi::CallbackInfo& info) {
   wait.child = options.flag_or("child", true);
   if (!options.ok()) return info.Env().Undefined();
   const Deferred deferred(info.Env());
-  core::await_exit(std::move(wait), settle(deferred, exited));
+  core::await_exit(deferred.loop(), std::move(wait), settle(deferred, exited));
   return deferred.promise();
 }
 

@@ -1,5 +1,4 @@
-// Promises that other threads settle. One queue per JavaScript environment (main thread or worker) brings
-// results home; it keeps the event loop alive only while a promise is pending.
+// Promises that any thread settles.
 #pragma once
 
 #include <napi.h>
@@ -8,17 +7,21 @@
 #include <memory>
 
 #include "base/result.h"
+#include "core/loop.h"
 
 namespace isopod::addon {
 
 // Makes the value of a resolved promise, on JavaScript's thread. Empty: undefined.
 using MakeValue = std::function<Napi::Value(Napi::Env)>;
 
-// A handle, copied freely; the first resolve() or reject(), from any thread, settles.
+// A handle, copied freely; the first resolve() or reject(), from any thread, settles: at once on
+// JavaScript's own thread. Node's loop stays alive while a promise is pending.
 class Deferred {
  public:
   explicit Deferred(Napi::Env env);
   Napi::Promise promise() const;
+  // The one that this environment's thread runs.
+  core::Loop& loop() const;
   void resolve(MakeValue make = nullptr) const;
   void reject(Error error) const;
 

@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 
 #include <memory>
+#include <mutex>
 
 #include "base/kernel.h"
 #include "core/cgroup.h"
@@ -20,7 +21,6 @@
 #include "core/memfd.h"
 #include "core/netns_spare.h"
 #include "core/plan_check.h"
-#include "core/poller.h"
 #include "core/process.h"
 #include "core/report.h"
 
@@ -92,36 +92,88 @@ Heard hear(int socket) {
 
 // --- one launch ---
 
+// Best effort: what could not be removed does not replace the error that matters.
+void undo_cgroup_of(const std::string& cgroup, bool made, const CgroupWrites& before) {
+  constexpr int kUndoMs = 5000;
+  if (made)
+    static_cast<void>(cgroup_destroy(cgroup, kUndoMs).ok());
+  else if (!before.empty())
+    cgroup_restore(cgroup, before);
+}
+
 class Launch : public std::enable_shared_from_this<Launch> {
  public:
-  Launch(LaunchRequest request, std::function<void(Result<Launched>)> done)
-      : request_(std::move(request)), done_(std::move(done)) {}
+  Launch(Loop& loop, LaunchRequest request, std::function<void(Result<Launched>)> done)
+      : loop_(loop), request_(std::move(request)), done_(std::move(done)) {}
+  Launch(const Launch&) = delete;
+  Launch& operator=(const Launch&) = delete;
 
-  // On a launcher.
+  // The loop closed before the end: nobody will hear of this process, so it goes.
+  ~Launch() {
+    if (!launched_.pidfd) return;
+    auto left = std::make_shared<Launched>(std::move(launched_));
+    send_signal(left->pidfd.get(), SIGKILL);
+    run_job([left, cgroup = request_.cgroup, made = cgroup_made_, undo = cgroup_undo_] {
+      reap(left->pidfd.get(), true);
+      undo_cgroup_of(cgroup, made, undo);
+    });
+  }
+
+  // On the loop.
   void start() {
     if (const char* why = plan::check_plan(request_.plan.data(), request_.plan.size());
         why != nullptr)
       return reject(Error{EINVAL, step_of(plan::kStepPlan), "", "", why, nullptr});
-    if (!request_.cgroup.empty()) {
-      Result<CgroupPlace> place = cgroup_prepare(request_.cgroup, request_.cgroup_writes, request_.device_program);
-      if (!place) return reject(place.error());
-      cgroup_ = std::move(place->fd);
-      cgroup_made_ = place->made;
-      cgroup_undo_ = std::move(place->undo);
-    }
-    if (Status status = clone(); !status) {
-      blame_memory(status.error());
-      undo_cgroup();
-      return reject(status.error());
-    }
-    cgroup_.reset();
+    int pair[2];
+    if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+      return reject(failure(errno, step_of(plan::kStepClone), ""));
+    socket_.reset(pair[0]);
+    theirs_.reset(pair[1]);
+    if (!listen()) return reject(failure(errno, step_of(plan::kStepClone), ""));
     auto self = shared_from_this();
-    Poller::control().post([self] {
-      Poller::control().watch(self->socket_.get(), EPOLLIN, [self](uint32_t) { self->readable(); });
-    });
+    on_launcher([self] { self->make(); });
   }
 
  private:
+  bool listen() {
+    auto self = shared_from_this();
+    return loop_.watch(socket_.get(), EPOLLIN, [self](uint32_t) { self->readable(); });
+  }
+
+  // On a launcher. What comes of it is handed over under the mutex; the loop hears of it by the
+  // stub's first word, or by the end of file if there is no stub.
+  void make() {
+    Status status = place();
+    if (status && !(status = clone())) {
+      blame_memory(status.error());
+      undo_cgroup();
+    }
+    cgroup_.reset();
+    // Closed when we are done with everything else: the end of file may bring the loop to its end.
+    UniqueFd theirs = std::move(theirs_);
+    bool awaited;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      made_ = true;
+      if (!status) error_ = std::move(status.error());
+      failed_ = !status;
+      awaited = awaited_;
+    }
+    auto self = shared_from_this();
+    if (awaited) loop_.post([self] { self->resume(); });
+  }
+
+  Status place() {
+    if (request_.cgroup.empty()) return Done{};
+    Result<CgroupPlace> place =
+        cgroup_prepare(request_.cgroup, request_.cgroup_writes, request_.device_program);
+    if (!place) return place.error();
+    cgroup_ = std::move(place->fd);
+    cgroup_made_ = place->made;
+    cgroup_undo_ = std::move(place->undo);
+    return Done{};
+  }
+
   Status clone() {
     Result<int> image = request_.init_image ? Result<int>(request_.init_image.get()) : init_image();
     if (!image) return image.error();
@@ -133,16 +185,11 @@ class Launch : public std::enable_shared_from_this<Launch> {
     Result<UniqueFd> plan_file =
         data_file("isopod-plan", request_.plan.data(), request_.plan.size());
     if (!plan_file) return plan_file.error();
-    int pair[2];
-    if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
-      return failure(errno, step_of(plan::kStepClone), "");
-    socket_.reset(pair[0]);
-    const UniqueFd theirs(pair[1]);
 
     ChildWork work;
     for (int fd = 0; fd < 3; fd++) work.sources[work.count++] = null_device();
     work.sources[work.count++] = plan_file->get();
-    work.sources[work.count++] = theirs.get();
+    work.sources[work.count++] = theirs_.get();
     for (const UniqueFd& fd : request_.fds) work.sources[work.count++] = fd.get();
     work.image = *image;
     Child child = clone_child(header->clone_flags, cgroup_.get(), become_stub, &work);
@@ -164,8 +211,9 @@ class Launch : public std::enable_shared_from_this<Launch> {
     header.clone_flags &= ~static_cast<uint32_t>(CLONE_NEWNET);
   }
 
-  // On the poller from here on.
+  // On the loop from here on.
   void readable() {
+    if (!known()) return loop_.unwatch(socket_.get());
     for (;;) {
       Heard heard = hear(socket_.get());
       if (heard.kind == Heard::kNothing) return;
@@ -188,6 +236,20 @@ class Launch : public std::enable_shared_from_this<Launch> {
     }
   }
 
+  // Whether the launcher has said what it made. The stub may be quicker: then the launcher, which
+  // has got no processor since, posts when it has.
+  bool known() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (!made_) awaited_ = true;
+    return made_;
+  }
+
+  void resume() {
+    if (listen()) return;
+    if (failed_) return reject(std::move(error_));
+    fail(failure(errno, step_of(plan::kStepClone), ""));
+  }
+
   // True if the launch is over.
   bool synced(uint32_t point) {
     if (point == plan::kExecuting) executing_ = true;
@@ -205,6 +267,10 @@ class Launch : public std::enable_shared_from_this<Launch> {
   }
 
   void ended() {
+    if (failed_) {
+      stop_listening();
+      return reject(std::move(error_));
+    }
     if (executing_ && request_.until_exec) {
       stop_listening();
       return resolve();
@@ -217,35 +283,31 @@ class Launch : public std::enable_shared_from_this<Launch> {
     first_ = std::move(launched_.pidfd);
     launched_.pid = pid;
     launched_.pidfd = std::move(pidfd);
-    auto self = shared_from_this();
-    Poller::control().watch(first_.get(), EPOLLIN, [self](uint32_t) {
-      if (!reap(self->first_.get(), false)) return;
-      Poller::control().unwatch(self->first_.get());
-      self->first_.reset();
-      const std::function<void()> end = std::move(self->when_first_is_gone_);
-      self->when_first_is_gone_ = nullptr;  // it holds us
-      if (end) end();
-    });
   }
 
   // Ends the launch once no process but the launched one is left of it.
   void settle(std::function<void()> end) {
-    if (first_)
-      when_first_is_gone_ = std::move(end);
-    else
-      end();
+    if (first_ && !reap(first_.get(), false)) return when_gone(first_, std::move(end));
+    first_.reset();
+    end();
+  }
+
+  // Reaps the child behind `pidfd`, a member, when it has ended.
+  void when_gone(UniqueFd& pidfd, std::function<void()> then) {
+    auto self = shared_from_this();
+    loop_.watch(pidfd.get(), EPOLLIN, [self, &pidfd, then = std::move(then)](uint32_t) {
+      if (!reap(pidfd.get(), false)) return;
+      self->loop_.unwatch(pidfd.get());
+      pidfd.reset();
+      then();
+    });
   }
 
   void fail(Error error) {
     stop_listening();
     send_signal(launched_.pidfd.get(), SIGKILL);
-    auto self = shared_from_this();
     error_ = std::move(error);
-    Poller::control().watch(launched_.pidfd.get(), EPOLLIN, [self](uint32_t) {
-      if (!reap(self->launched_.pidfd.get(), false)) return;
-      Poller::control().unwatch(self->launched_.pidfd.get());
-      self->undo_and_reject();
-    });
+    when_gone(launched_.pidfd, [this] { undo_and_reject(); });
   }
 
   void undo_and_reject() {
@@ -254,7 +316,7 @@ class Launch : public std::enable_shared_from_this<Launch> {
     run_job([self] {
       self->blame_memory(self->error_);
       self->undo_cgroup();
-      Poller::control().post([self] { self->reject(std::move(self->error_)); });
+      self->loop_.post([self] { self->reject(std::move(self->error_)); });
     });
   }
 
@@ -266,19 +328,13 @@ class Launch : public std::enable_shared_from_this<Launch> {
     error.code = "RESOURCE_EXHAUSTED";
   }
 
-  // Best effort: what could not be removed does not replace the error that matters.
-  void undo_cgroup() {
-    constexpr int kUndoMs = 5000;
-    if (cgroup_made_)
-      static_cast<void>(cgroup_destroy(request_.cgroup, kUndoMs).ok());
-    else
-      cgroup_restore(request_.cgroup, cgroup_undo_);
-  }
+  void undo_cgroup() { undo_cgroup_of(request_.cgroup, cgroup_made_, cgroup_undo_); }
 
   UniqueFd stop_listening() {
-    Poller::control().unwatch(socket_.get());
+    loop_.unwatch(socket_.get());
     return std::move(socket_);
   }
+
   // Whatever was held for the launch is closed before the caller hears of its end.
   void resolve() {
     auto self = shared_from_this();
@@ -291,66 +347,65 @@ class Launch : public std::enable_shared_from_this<Launch> {
     request_ = LaunchRequest();
     launched_ = Launched();
     socket_.reset();
-    cgroup_.reset();
+    theirs_.reset();
     auto self = shared_from_this();
     settle([self, error = std::move(error)] { self->done_(Result<Launched>(error)); });
   }
 
+  Loop& loop_;
   LaunchRequest request_;
   std::function<void(Result<Launched>)> done_;
+  UniqueFd socket_;
+  UniqueFd theirs_;  // the stub's end, until there is a stub
   UniqueFd cgroup_;
   bool cgroup_made_ = false;
   CgroupWrites cgroup_undo_;
   bool executing_ = false;
-  UniqueFd socket_;
   UniqueFd first_;  // the stub that a successor has followed, until it is reaped
-  std::function<void()> when_first_is_gone_;
   Launched launched_;
   Error error_;
+  std::mutex mutex_;  // of what the launcher and the loop tell each other
+  bool made_ = false;
+  bool failed_ = false;
+  bool awaited_ = false;
 };
 
 }  // namespace
 
-void launch(LaunchRequest request, std::function<void(Result<Launched>)> done) {
-  auto work = std::make_shared<Launch>(std::move(request), std::move(done));
-  on_launcher([work] { work->start(); });
+void launch(Loop& loop, LaunchRequest request, std::function<void(Result<Launched>)> done) {
+  std::make_shared<Launch>(loop, std::move(request), std::move(done))->start();
 }
 
-void await_exec(UniqueFd result, std::function<void(Status)> done) {
+void await_exec(Loop& loop, UniqueFd result, std::function<void(Status)> done) {
   struct Waiter {
+    Loop& loop;
     UniqueFd socket;
     std::function<void(Status)> done;
     bool executing = false;
-    bool finished = false;
-  };
-  auto waiter = std::make_shared<Waiter>();
-  waiter->socket = std::move(result);
-  waiter->done = std::move(done);
-  const auto finish = [](const std::shared_ptr<Waiter>& self, Status status) {
-    Poller::control().unwatch(self->socket.get());
-    self->socket.reset();
-    self->done(std::move(status));
-  };
-  const auto readable = [waiter, finish](uint32_t) {
-    for (;;) {
-      Heard heard = hear(waiter->socket.get());
-      if (heard.kind == Heard::kNothing) return;
-      if (heard.kind == Heard::kReport && heard.report.type == plan::kReportFailed)
-        return finish(waiter, error_of(heard.report));
-      if (heard.kind == Heard::kReport) {
+
+    void readable() {
+      for (;;) {
+        Heard heard = hear(socket.get());
+        if (heard.kind == Heard::kNothing) return;
+        if (heard.kind == Heard::kEnd) return ended();
+        if (heard.report.type == plan::kReportFailed) return finish(error_of(heard.report));
         if (heard.report.type == plan::kReportSync && heard.report.value == plan::kExecuting)
-          waiter->executing = true;
-        continue;
+          executing = true;
       }
-      if (waiter->executing) return finish(waiter, Done{});
-      return finish(
-          waiter, Error{0, "launch", "", "", "the init stub was killed before its exec", nullptr});
+    }
+    void ended() {
+      if (executing) return finish(Done{});
+      finish(Error{0, "launch", "", "", "the init stub was killed before its exec", nullptr});
+    }
+    void finish(Status status) {
+      loop.unwatch(socket.get());
+      socket.reset();
+      done(std::move(status));
     }
   };
-  Poller::control().post([waiter, readable] {
-    if (!Poller::control().watch(waiter->socket.get(), EPOLLIN, readable))
-      waiter->done(failure(errno, "exec", ""));
-  });
+  auto waiter = std::make_shared<Waiter>(Waiter{loop, std::move(result), std::move(done)});
+  if (!loop.watch(waiter->socket.get(), EPOLLIN, [waiter](uint32_t) { waiter->readable(); }))
+    waiter->done(failure(errno, "exec", ""));
 }
 
 }  // namespace isopod::core

@@ -1,8 +1,11 @@
 // Launching: one plan becomes one process (design §4).
 //
-//   JS thread     copies plan and descriptors
-//   launcher      checks the plan, cgroup, device program, clone3, stub executed
-//   poller        hears the stub, answers its sync points, reaps a failed one, undoes the cgroup
+//   the loop      checks the plan, listens to the stub's socket from before there is a stub
+//   launcher      cgroup, device program, clone3, stub executed
+//   the loop      answers the stub's sync points, reaps a failed one
+//   a job thread  undoes the cgroup
+//
+// The loop is whose thread calls, Node's as a rule: the stub's word needs no thread in between.
 #pragma once
 
 #include <cstdint>
@@ -13,6 +16,7 @@
 #include "base/fd.h"
 #include "base/result.h"
 #include "core/cgroup_write.h"
+#include "core/loop.h"
 
 namespace isopod::core {
 
@@ -33,10 +37,10 @@ struct Launched {
   UniqueFd pty;
 };
 
-// `done` is called once, on a thread of the core.
-void launch(LaunchRequest request, std::function<void(Result<Launched>)> done);
+// On the loop's thread, as `done` is, once. If the loop closes first, the launch is undone instead.
+void launch(Loop& loop, LaunchRequest request, std::function<void(Result<Launched>)> done);
 
-// Waits for the end of a launch that was `ready`.
-void await_exec(UniqueFd result, std::function<void(Status)> done);
+// Waits for the end of a launch that was `ready`; the same rules.
+void await_exec(Loop& loop, UniqueFd result, std::function<void(Status)> done);
 
 }  // namespace isopod::core

@@ -54,13 +54,22 @@ bool read_record(const std::string& path, Exit& exit) {
 
 class Waiter : public std::enable_shared_from_this<Waiter> {
  public:
-  Waiter(ExitWait wait, std::function<void(Result<Exit>)> done)
-      : wait_(std::move(wait)), done_(std::move(done)) {}
+  Waiter(Loop& loop, ExitWait wait, std::function<void(Result<Exit>)> done)
+      : loop_(loop), wait_(std::move(wait)), done_(std::move(done)) {}
+  Waiter(const Waiter&) = delete;
+  Waiter& operator=(const Waiter&) = delete;
+
+  ~Waiter() {
+    if (!wait_.pidfd || !wait_.child || &loop_ == &Poller::control()) return;
+    auto left = std::make_shared<ExitWait>(std::move(wait_));
+    Poller::control().post(
+        [left] { await_exit(Poller::control(), std::move(*left), [](Result<Exit>) {}); });
+  }
 
   void begin() {
     auto self = shared_from_this();
-    if (!Poller::control().watch(wait_.pidfd.get(), EPOLLIN, [self](uint32_t) { self->ended(); }))
-      done_(failure(errno, "wait", ""));
+    if (!loop_.watch(wait_.pidfd.get(), EPOLLIN, [self](uint32_t) { self->ended(); }))
+      finish(failure(errno, "wait", ""));
   }
 
  private:
@@ -70,10 +79,9 @@ class Waiter : public std::enable_shared_from_this<Waiter> {
                                      WEXITED | WNOHANG | WNOWAIT | __WALL)
                           : -1;
     if (got == 0 && info.si_pid == 0) return;  // not yet
-    Poller::control().unwatch(wait_.pidfd.get());
-    deadline_ = now_ms() + kRecordWaitMs;
+    loop_.unwatch(wait_.pidfd.get());
     // ECHILD: not ours to reap. The monitor writes the record.
-    if (got < 0) return read_back();
+    if (got < 0) return expect_record();
     const Exit exit{status_of(info), wall_ns()};
     // A record that cannot be written must not leave a zombie: the caller gets the status all the
     // same.
@@ -91,14 +99,31 @@ class Waiter : public std::enable_shared_from_this<Waiter> {
     done_(std::move(result));
   }
 
-  void read_back() {
-    Exit exit;
-    if (!wait_.record.empty() && read_record(wait_.record, exit)) return finish(exit);
-    if (wait_.record.empty() || now_ms() >= deadline_) return finish(Exit{kLostStatus, wall_ns()});
+  void expect_record() {
+    wait_.pidfd.reset();
+    deadline_ = now_ms() + kRecordWaitMs;
     auto self = shared_from_this();
-    Poller::control().after(kRecordRetryMs, [self] { self->read_back(); });
+    if (!read_back()) Poller::control().post([self] { self->retry(); });
   }
 
+  void retry() {
+    auto self = shared_from_this();
+    if (!read_back()) Poller::control().after(kRecordRetryMs, [self] { self->retry(); });
+  }
+
+  // True if that was the end of it.
+  bool read_back() {
+    Exit exit;
+    if (!wait_.record.empty() && read_record(wait_.record, exit)) {
+      finish(exit);
+      return true;
+    }
+    if (!wait_.record.empty() && now_ms() < deadline_) return false;
+    finish(Exit{kLostStatus, wall_ns()});
+    return true;
+  }
+
+  Loop& loop_;
   ExitWait wait_;
   std::function<void(Result<Exit>)> done_;
   int64_t deadline_ = 0;
@@ -121,9 +146,8 @@ int send_signal(int pidfd, int signal) {
 
 int pidfd_open(int pid) { return static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)); }
 
-void await_exit(ExitWait wait, std::function<void(Result<Exit>)> done) {
-  auto waiter = std::make_shared<Waiter>(std::move(wait), std::move(done));
-  Poller::control().post([waiter] { waiter->begin(); });
+void await_exit(Loop& loop, ExitWait wait, std::function<void(Result<Exit>)> done) {
+  std::make_shared<Waiter>(loop, std::move(wait), std::move(done))->begin();
 }
 
 }  // namespace isopod::core

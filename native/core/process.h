@@ -7,6 +7,7 @@
 
 #include "base/fd.h"
 #include "base/result.h"
+#include "core/loop.h"
 
 namespace isopod::core {
 
@@ -29,7 +30,9 @@ int send_signal(int pidfd, int signal);
 int pidfd_open(int pid);
 
 // R2: the record is written before the reap, so whoever survives us knows how it ended: until then
-// the kernel remembers, from then on the file does. `done` is called on the control poller.
-void await_exit(ExitWait wait, std::function<void(Result<Exit>)> done);
+// the kernel remembers, from then on the file does. On the loop's thread; `done` is called there,
+// or on the control poller's for a process that is not ours. If the loop closes first, the record
+// is written and the process reaped all the same, and `done` is not called.
+void await_exit(Loop& loop, ExitWait wait, std::function<void(Result<Exit>)> done);
 
 }  // namespace isopod::core

@@ -2,8 +2,9 @@
  * THE SEAM: every call that crosses from TypeScript into the C++ addon, and nothing else. Policy stays on
  * this side; the addon performs. One options object each; fds cross as numbers, documented *taken* (the
  * addon closes it, also on failure) or *borrowed* (the caller keeps it). Nothing here blocks Node's thread
- * on a clone, a mount or a volume: calls that may wait return a promise and run on the launcher or the
- * poller thread. Failures reject with an IsopodError {step, errno, path}.
+ * on a clone, a mount or a volume: calls that may wait return a promise and run on threads of the addon's.
+ * What stubs say and how processes end is heard on Node's own loop. Failures reject with an IsopodError
+ * {step, errno, path}.
  */
 
 /** What the running kernel offers; forced down by ISOPOD_FEATURES=5.15. */

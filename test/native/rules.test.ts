@@ -1,7 +1,9 @@
 import * as assert from "node:assert/strict";
+import { once } from "node:events";
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { describe, test } from "node:test";
+import { Worker } from "node:worker_threads";
 import { NO_SLOT, native, OP, OPEN, PlanWriter } from "../../src/native";
 import { ATTR, CLONE, containerPlan, containers, MS, mountNew, statusField, u64 } from "./busybox";
 
@@ -27,10 +29,20 @@ describe("rules of the design", () => {
 
   test("R2: the exit is on record while the kernel still remembers it: the process is a zombie until then", async () => {
     const record = path.join(given.dir, "held");
-    // The temporary file is a FIFO without a reader: the write of the record waits for us.
+    // The temporary file is a FIFO without a reader: the write of the record waits for us, in a worker, since
+    // it happens on the thread that asked.
     native().makeFifo({ path: `${record}.tmp`, mode: 0o600 });
     const { pid, pidfd } = await given.launch(containerPlan({ rootfs: given.rootfs, args: ["true"] }));
-    const exit = native().awaitExit({ pid, pidfd, record });
+    const worker = new Worker(
+      `const { workerData, parentPort } = require("node:worker_threads");
+       const { native } = require(workerData.seam);
+       native().awaitExit(workerData.wait).then(({ status }) => parentPort.postMessage(status));`,
+      {
+        eval: true,
+        workerData: { seam: require.resolve("../../src/native"), wait: { pid, pidfd, record } },
+      },
+    );
+    const exit = once(worker, "message");
     assert.ok(
       await eventually(() => /\) Z /.test(fs.readFileSync(`/proc/${pid}/stat`, "utf8"))),
       "not a zombie",
@@ -38,7 +50,8 @@ describe("rules of the design", () => {
     await pause(100);
     assert.ok(fs.existsSync(`/proc/${pid}`), "reaped before its exit was on record");
     const reader = fs.openSync(`${record}.tmp`, "r");
-    await exit;
+    assert.deepEqual(await exit, [0]);
+    await worker.terminate();
     assert.equal(fs.existsSync(`/proc/${pid}`), false);
     for (const fd of [reader, pidfd]) fs.closeSync(fd);
   });
