@@ -49,7 +49,9 @@ export function initramfs(
     file("init", fs.readFileSync(path.join(guest, "init")), true),
     file("modules/order", modules.map(({ name }) => `${name}\n`).join("")),
     ...modules.map(({ name, data }) => file(`modules/${name}`, data)),
-    ...scripts.map((name) => file(`job/${name}`, fs.readFileSync(path.join(guest, name)), true)),
+    ...scripts.map((name) =>
+      file(`job/${name}`, fs.readFileSync(path.join(guest, name)), path.extname(name) === ""),
+    ),
     file("job/settings", settings(options, from, job.directory)),
     file("job/job", jobScript(options, job), true),
   ];

@@ -44,14 +44,20 @@ export function qemuArguments(options: Options, image: string, fds: Descriptors)
 const masked = [
   // Compiles every profile that the host has installed: minutes in emulation.
   "apparmor.service",
-  "systemd-timesyncd.service",
-  "systemd-binfmt.service",
-  "systemd-random-seed.service",
-  "systemd-update-utmp.service",
-  "timers.target",
-  "cryptsetup.target",
-  "integritysetup.target",
-  "veritysetup.target",
+  "kmod-static-nodes.service",
+  ...["configfs", "dm_mod", "drm", "efi_pstore", "fuse", "loop"].map((name) => `modprobe@${name}.service`),
+  ...[
+    "binfmt",
+    "journal-flush",
+    "modules-load",
+    "random-seed",
+    "sysusers",
+    "timesyncd",
+    "tmpfiles-setup",
+    "tmpfiles-setup-dev",
+    "update-utmp",
+  ].map((name) => `systemd-${name}.service`),
+  ...["cryptsetup", "integritysetup", "timers", "veritysetup"].map((name) => `${name}.target`),
 ];
 
 function kernelArguments(options: Options): string {
