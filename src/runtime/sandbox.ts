@@ -1,4 +1,5 @@
 import * as fs from "node:fs";
+import * as path from "node:path";
 import { IsopodError, precondition } from "../base/errors";
 import { undoOnFailure } from "../base/scope";
 import { now } from "../base/time";
@@ -28,6 +29,7 @@ export class StubSandbox implements Sandbox {
   exit: ExitStatus | undefined;
   readonly #engine: Engine;
   readonly #cgroup: string;
+  readonly #podCgroup: boolean;
   readonly #site: ContainerSite;
   readonly #onDestroyed: () => void;
   #pidfd: number | undefined;
@@ -50,6 +52,7 @@ export class StubSandbox implements Sandbox {
     this.createdAt = BigInt(record.createdAt);
     this.extra = record.extra;
     this.#cgroup = record.cgroup;
+    this.#podCgroup = record.options.podCgroup ?? false;
     this.#pidfd = pidfd;
     this.#onDestroyed = onDestroyed;
     this.exited = exited.then((exit) => {
@@ -145,8 +148,9 @@ export class StubSandbox implements Sandbox {
     }
   }
 
+  /** The pod's where it has a cgroup of its own, containers and all; else only what the stub uses. */
   async stats(): Promise<CgroupStats> {
-    return readStats(this.#cgroup);
+    return readStats(this.#podCgroup ? path.dirname(this.#cgroup) : this.#cgroup);
   }
 
   stop(): Promise<void> {

@@ -54,6 +54,8 @@ export interface SandboxOptions {
   readonly sysctls?: Readonly<Record<string, string>>;
   /** cgroup2 path of the sandbox's stub, relative to the cgroup root, e.g. `/kubepods/podX/<id>`. */
   readonly cgroupsPath?: string | undefined;
+  /** The cgroup above that one is the pod's own: it is what `stats` reads. */
+  readonly podCgroup?: boolean;
   /** Contents of hostname, hosts, resolv.conf (`oci/podfiles.ts`); absent ones are not made. */
   readonly files?: Readonly<Partial<Record<"hostname" | "hosts" | "resolv.conf", string>>>;
   /** Size of /dev/shm in bytes; absent: no own shm (host ipc). */

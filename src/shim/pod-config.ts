@@ -45,6 +45,7 @@ export function sandboxOptions(request: CreateRequest): SandboxOptions {
     uts: hostNetwork ? "host" : "pod",
     sysctls: { ...(hostNetwork ? {} : OWN_NETWORK), ...config.linux?.sysctls },
     cgroupsPath: cgroupsPath(request, config.linux?.cgroupParent ?? ""),
+    podCgroup: Boolean(config.linux?.cgroupParent),
     files: filesOf(config, hostNetwork),
     shmSize: hostIpc ? undefined : SHM_SIZE,
     extra: { bundle: request.bundlePath },

@@ -3,7 +3,7 @@ import * as path from "node:path";
 import { IsopodError, invalid, messageOf, unsupported } from "../base/errors";
 import { undoOnFailure } from "../base/scope";
 import type { containerd, google } from "../gen/shim";
-import type { Process as ProcessSpec, Spec } from "../oci/runtime-spec";
+import type { Process as ProcessSpec, Resources, Spec } from "../oci/runtime-spec";
 import type { ProcessState, Sandbox, Stdio } from "../runtime";
 import { type Implementation, packAny, timestampOf } from "../ttrpc";
 import { findTask, type ShimContext } from "./context";
@@ -16,6 +16,7 @@ const STATUS: Readonly<Record<ProcessState, number>> = { created: 1, running: 2,
 /** Which pod a container belongs to; the second is CRI-O's. */
 const SANDBOX_ANNOTATIONS = ["io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID"];
 const RUNTIME_OPTIONS = "runtimeoptions.v1.Options";
+const RESOURCES_TYPE = "LinuxResources";
 const empty = {};
 
 /** containerd.task.v2.Task and containerd.task.v3.Task: the same messages, one implementation. */
@@ -77,8 +78,10 @@ export function taskService(context: ShimContext): Implementation {
     Checkpoint: () => {
       throw new IsopodError("UNIMPLEMENTED", "Checkpoint: not built yet");
     },
-    Update: () => {
-      throw new IsopodError("UNIMPLEMENTED", "Update: resource limits are not built yet");
+    // Annotations are for plugins between driver and shim.
+    Update: async ({ id, resources }: containerd.task.v3.UpdateTaskRequest) => {
+      await task(id).container.update(resourcesOf(resources));
+      return empty;
     },
   };
 }
@@ -159,15 +162,28 @@ function readSpec(bundle: string, terminal: boolean): Spec {
 }
 
 function processOf({ spec, terminal }: containerd.task.v3.ExecProcessRequest): ProcessSpec {
-  let process: ProcessSpec;
-  try {
-    process = JSON.parse(Buffer.from(spec?.value ?? []).toString()) as ProcessSpec;
-  } catch (error) {
-    throw new IsopodError("INVALID_ARGUMENT", `decoding spec: ${messageOf(error)}`, { path: "spec" });
-  }
-  if (typeof process !== "object" || process === null) throw invalid("spec", process, "must be an object");
+  const process = jsonOf<ProcessSpec>("spec", spec);
   sameTerminal(terminal, process.terminal);
   return process;
+}
+
+/** What it may hold is checked by the runtime; here only that it is no other runtime's. */
+function resourcesOf(resources: google.protobuf.Any.$Properties | null | undefined): Resources {
+  const type = resources?.type_url ?? "";
+  if (!type.endsWith(RESOURCES_TYPE)) throw invalid("resources", type, `must be a ${RESOURCES_TYPE}`);
+  return jsonOf("resources", resources);
+}
+
+/** containerd packs the OCI's types as JSON. */
+function jsonOf<T extends object>(field: string, any: google.protobuf.Any.$Properties | null | undefined): T {
+  let value: T;
+  try {
+    value = JSON.parse(Buffer.from(any?.value ?? []).toString()) as T;
+  } catch (error) {
+    throw new IsopodError("INVALID_ARGUMENT", `decoding ${field}: ${messageOf(error)}`, { path: field });
+  }
+  if (typeof value !== "object" || value === null) throw invalid(field, value, "must be an object");
+  return value;
 }
 
 function sameTerminal(asked: boolean, specified: boolean | undefined): void {

@@ -86,6 +86,8 @@ export class Task {
     this.container = container;
     this.init = new TrackedProcess(container);
     for (const exec of container.execs.values()) this.#track(exec);
+    // The runtime takes its last look before it tells of the end: each kill is published before the exit.
+    container.onOom(() => this.#publish("oom", "TaskOOM", { containerId: container.id }));
     this.#exitPublished = this.#watchInit();
   }
 
@@ -186,7 +188,6 @@ export class Task {
     try {
       const ended = [...this.#execs.values()].filter(({ process }) => process.exit !== undefined);
       await Promise.all(ended.map((exec) => exec.published));
-      if ((await this.container.oomKills()) > 0) this.#publish("oom", "TaskOOM", { containerId: this.id });
     } catch (error) {
       this.#host.log.warn("ending a task", { task: this.id, error: messageOf(error) });
     }

@@ -34,7 +34,10 @@ export async function openShims(options: ShimsOptions): Promise<Shims> {
   const bundles = path.join(state, "bundles");
   fs.mkdirSync(bundles, { recursive: true, mode: 0o700 });
   const address = path.join(state, "shim.sock");
-  const events = await serveEvents(`${address}.ttrpc`, log);
+  const oomKilled = new Map<string, boolean>();
+  const events = await serveEvents(`${address}.ttrpc`, log, (id) => {
+    if (oomKilled.has(id)) oomKilled.set(id, true);
+  });
   const binaries = new ShimBinaries({ address, namespace }, searchDirs);
   const links = new Links(log);
   const bundleOf = (id: string): string => path.join(bundles, id);
@@ -52,7 +55,7 @@ export async function openShims(options: ShimsOptions): Promise<Shims> {
         scope.defer("shim", () => binary.delete({ id, bundle }));
         const { link, fresh } = await links.get(started.address);
         if (fresh) passOn(output.release(), log.with({ shim: handler.name }));
-        return await createDrivenSandbox(request, { link, binary, bundleOf }, started.version);
+        return await createDrivenSandbox(request, { link, binary, bundleOf, oomKilled }, started.version);
       } finally {
         output.close();
       }
@@ -65,7 +68,7 @@ export async function openShims(options: ShimsOptions): Promise<Shims> {
       // `start` first: it finds the server, or brings it back, or says that there is nothing to come back to.
       const { address } = await binary.start(record);
       const { link } = await links.get(address);
-      const sandbox = new DrivenSandbox({ ...record, address }, { link, binary, bundleOf });
+      const sandbox = new DrivenSandbox({ ...record, address }, { link, binary, bundleOf, oomKilled });
       await sandbox.ready();
       return sandbox;
     },

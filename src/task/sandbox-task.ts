@@ -9,6 +9,7 @@ import { CGROUP_PARENT } from "../oci/cgroups-path";
 import { nanosecondsOf } from "../ttrpc";
 import type { ShimBinary } from "./binary";
 import { isLost, type Link } from "./link";
+import { decodeStats } from "./metrics";
 import { DrivenTask } from "./task";
 import type {
   CreateSandboxOptions,
@@ -17,6 +18,7 @@ import type {
   SandboxTask,
   SandboxTaskRecord,
   Task,
+  TaskStats,
 } from "./types";
 
 type Api = typeof containerd.runtime.sandbox.v1;
@@ -33,6 +35,8 @@ export interface Surroundings {
   readonly link: Link;
   readonly binary: ShimBinary;
   readonly bundleOf: (id: string) => string;
+  /** By id of the task: has TaskOOM been heard of it? */
+  readonly oomKilled: Map<string, boolean>;
 }
 
 /** CreateSandbox and StartSandbox on a shim that runs; undone on failure. */
@@ -127,6 +131,16 @@ export class DrivenSandbox implements SandboxTask {
     return this.#task(id, state.pid);
   }
 
+  async stats(): Promise<TaskStats | undefined> {
+    const answer = await this.#call<InstanceType<Api["SandboxMetricsResponse"]>>(
+      "SandboxMetrics",
+      {},
+      STATUS_MS,
+    );
+    const { type_url: type, value } = answer.metrics?.data ?? {};
+    return type ? decodeStats(type, value ?? new Uint8Array()) : undefined;
+  }
+
   async stop(timeoutMs: number): Promise<void> {
     await ignoring(["NOT_FOUND"], this.#call("StopSandbox", { timeoutSecs: Math.ceil(timeoutMs / 1000) }));
   }
@@ -149,12 +163,19 @@ export class DrivenSandbox implements SandboxTask {
   }
 
   #task(id: string, pid: number): Task {
-    const { link, binary, bundleOf } = this.#surroundings;
+    const { link, binary, bundleOf, oomKilled } = this.#surroundings;
     const bundle = bundleOf(id);
     const lost = (): Promise<Exit> => binary.delete({ id, bundle });
-    const removed = (): Promise<void> => native().removeTree({ path: bundle });
+    oomKilled.set(id, false);
+    const kept = {
+      oomKilled: () => oomKilled.get(id) === true,
+      remove: () => {
+        oomKilled.delete(id);
+        return native().removeTree({ path: bundle });
+      },
+    };
     const ordered = this.record.handler.runtimeType === OUR_RUNTIME;
-    return new DrivenTask({ link, service: this.#taskService, id, execId: "", ordered, lost }, pid, removed);
+    return new DrivenTask({ link, service: this.#taskService, id, execId: "", ordered, lost }, pid, kept);
   }
 
   #call<T extends object>(method: string, more: object, timeoutMs = 0): Promise<T> {

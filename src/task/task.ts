@@ -8,9 +8,12 @@ import type { Exit, Task, TaskExec, TaskState, TaskStatus, TaskStdio } from "./t
 
 type Api = typeof containerd.task.v2;
 
-const PROCESS_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/Process";
+const SPEC_TYPE = "types.containerd.io/opencontainers/runtime-spec/1";
+const PROCESS_TYPE = `${SPEC_TYPE}/Process`;
+const RESOURCES_TYPE = `${SPEC_TYPE}/LinuxResources`;
 const STATUSES: readonly TaskStatus[] = ["unknown", "created", "running", "stopped", "paused", "paused"];
 const STATE_MS = 10_000;
+const UPDATE_MS = 10_000;
 
 /** How a task's process is asked for; `execId` "" is the init process. */
 export interface ProcessRef {
@@ -154,15 +157,21 @@ class DrivenExec extends DrivenProcess implements TaskExec {
   }
 }
 
+/** What the driver has of a task besides its shim. */
+export interface KeptOfTask {
+  oomKilled(): boolean;
+  /** Frees it (bundle, hints) after Delete. */
+  remove(): Promise<void>;
+}
+
 export class DrivenTask extends DrivenProcess implements Task {
   readonly pid: number;
-  readonly #removed: () => Promise<void>;
+  readonly #kept: KeptOfTask;
 
-  /** `removed` frees what the driver keeps of the task (its bundle) after Delete. */
-  constructor(ref: ProcessRef, pid: number, removed: () => Promise<void>) {
+  constructor(ref: ProcessRef, pid: number, kept: KeptOfTask) {
     super(ref);
     this.pid = pid;
-    this.#removed = removed;
+    this.#kept = kept;
     this.watch();
   }
 
@@ -199,6 +208,15 @@ export class DrivenTask extends DrivenProcess implements Task {
     return decodeStats(stats?.type_url ?? "", stats?.value ?? new Uint8Array());
   }
 
+  async update(resources: unknown): Promise<void> {
+    const value = Buffer.from(JSON.stringify(resources));
+    await this.repeat("Update", { resources: { type_url: RESOURCES_TYPE, value } }, UPDATE_MS);
+  }
+
+  get oomKilled(): boolean {
+    return this.#kept.oomKilled();
+  }
+
   async pause(): Promise<void> {
     await this.repeat("Pause");
   }
@@ -209,7 +227,7 @@ export class DrivenTask extends DrivenProcess implements Task {
 
   override async delete(): Promise<Exit> {
     const exit = await super.delete();
-    await this.#removed();
+    await this.#kept.remove();
     return exit;
   }
 }

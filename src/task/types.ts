@@ -70,6 +70,8 @@ export interface SandboxTask {
   create(options: CreateTaskOptions): Promise<Task>;
   /** A container of this sandbox that an earlier daemon created; NOT_FOUND if the shim does not know it. */
   adopt(id: string): Promise<Task>;
+  /** Of the whole pod; undefined if the shim has no answer. */
+  stats(): Promise<TaskStats | undefined>;
   stop(timeoutMs: number): Promise<void>;
   /** Shutdown and removal of the bundle; idempotent. */
   remove(): Promise<void>;
@@ -112,6 +114,10 @@ export interface Task {
   pids(): Promise<readonly number[]>;
   /** Bytes and type of io.containerd.cgroups.v2.Metrics (or v1), decoded. */
   stats(): Promise<TaskStats>;
+  /** Changes the limits that are named; OCI `linux.resources`, JSON-able. */
+  update(resources: unknown): Promise<void>;
+  /** The shim has sent TaskOOM; a hint that may be late or missing, as `stats().oomKills` is not. */
+  readonly oomKilled: boolean;
   pause(): Promise<void>;
   resume(): Promise<void>;
   closeStdin(): Promise<void>;
@@ -128,16 +134,68 @@ export interface TaskExec {
   delete(): Promise<Exit>;
 }
 
-/** Sizes in bytes, times in ns; absent where the cgroup has no such controller. */
+/**
+ * Sizes in bytes, times in ns; absent where the cgroup has no such controller or file, a limit also where
+ * there is none.
+ */
 export interface TaskStats {
-  readonly cpuUsageNs: bigint;
-  readonly memoryUsage?: bigint;
-  readonly memoryLimit?: bigint;
-  readonly inactiveFile?: bigint;
-  readonly anon?: bigint;
-  readonly pgfault?: bigint;
-  readonly pgmajfault?: bigint;
-  readonly swapUsage?: bigint;
-  readonly pids?: bigint;
+  readonly cpu: CpuStats;
+  readonly memory?: MemoryStats;
+  readonly swap?: { readonly usage: bigint; readonly limit?: bigint };
+  readonly pids?: { readonly current: bigint; readonly limit?: bigint };
   readonly oomKills?: bigint;
+  readonly io?: readonly DeviceStats[];
+  readonly ioPressure?: Pressure;
+  readonly hugetlb?: readonly {
+    readonly pageSize: string;
+    readonly usage: bigint;
+    readonly limit?: bigint;
+  }[];
+}
+
+export interface CpuStats {
+  readonly usage: bigint;
+  readonly user: bigint;
+  readonly system: bigint;
+  readonly throttling?: { readonly periods: bigint; readonly throttled: bigint; readonly time: bigint };
+  readonly pressure?: Pressure;
+}
+
+export interface MemoryStats {
+  readonly usage: bigint;
+  readonly limit?: bigint;
+  readonly peak?: bigint;
+  readonly anon: bigint;
+  readonly file: bigint;
+  readonly inactiveFile: bigint;
+  readonly fileMapped: bigint;
+  /** Stacks and slab. */
+  readonly kernel: bigint;
+  readonly pageFaults: bigint;
+  readonly majorPageFaults: bigint;
+  /** How often the limit was hit. */
+  readonly limitHits?: bigint;
+  readonly pressure?: Pressure;
+}
+
+export interface DeviceStats {
+  readonly major: number;
+  readonly minor: number;
+  readonly readBytes: bigint;
+  readonly writeBytes: bigint;
+  readonly reads: bigint;
+  readonly writes: bigint;
+}
+
+/** Pressure stall information: averages in per cent of the last 10, 60 and 300 s, the total in ns. */
+export interface Pressure {
+  readonly some: Stall;
+  readonly full?: Stall;
+}
+
+export interface Stall {
+  readonly avg10: number;
+  readonly avg60: number;
+  readonly avg300: number;
+  readonly total: bigint;
 }

@@ -7,11 +7,14 @@ import { io } from "../../src/gen/shim";
 import { native } from "../../src/native";
 import { type Client, nanosecondsOf } from "../../src/ttrpc";
 import { eventually } from "../monitor/launcher";
+import { capability } from "../support/capabilities";
+import { needs } from "../support/needs";
 import { Driver, execSpec, TASK } from "./harness";
 
 type State = containerd.task.v3.StateResponse.$Shape;
 const STATUS = { created: 1, running: 2, stopped: 3, paused: 4 };
 const limit = { timeout: 60_000 };
+const withHugetlb = { ...limit, ...needs(capability("cgroup2:hugetlb")) };
 
 let driver: Driver;
 let client: Client;
@@ -268,16 +271,81 @@ test("what is not built or not sound is refused by field and value", limit, asyn
   await refused({ options }, "UNIMPLEMENTED", /^options: "containerd.runc.v1.Options"/);
   fs.writeFileSync(path.join(driver.bundle(id), "config.json"), "{");
   await refused({}, "INVALID_ARGUMENT", /^reading .*config.json: /);
-  for (const method of ["Checkpoint", "Update"]) {
-    await assert.rejects(task(method, { id }), code("UNIMPLEMENTED"));
-  }
-  for (const method of ["State", "Start", "Kill", "Wait", "Pids", "Stats", "Exec", "Delete", "Pause"]) {
+  await assert.rejects(task("Checkpoint", { id }), code("UNIMPLEMENTED"));
+  for (const method of [
+    "State",
+    "Start",
+    "Kill",
+    "Wait",
+    "Pids",
+    "Stats",
+    "Exec",
+    "Delete",
+    "Pause",
+    "Update",
+  ]) {
     await assert.rejects(
       task(method, { id: "unknown", execId: "e", spec: execSpec("true") }),
       code("NOT_FOUND"),
     );
   }
   assert.deepEqual(driver.topics(id), []);
+});
+
+const RESOURCES = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
+const resources = (value: unknown, type = RESOURCES) => ({
+  resources: { type_url: type, value: Buffer.from(JSON.stringify(value)) },
+});
+
+test(
+  "Update: what is not sound is refused by field and value, whichever state the task is in",
+  limit,
+  async () => {
+    const id = "update";
+    driver.spec(id, "sleep 1000");
+    await create(id);
+    const refused = (request: object, wanted: string, message: RegExp) =>
+      assert.rejects(task("Update", { id, ...request }), { code: wanted, message });
+    const unsound = async () => {
+      await refused({}, "INVALID_ARGUMENT", /^resources: "": must be a LinuxResources/);
+      await refused(resources({}, "windows.Resources"), "INVALID_ARGUMENT", /"windows\.Resources"/);
+      await refused(resources(7), "INVALID_ARGUMENT", /^resources: 7: must be an object/);
+      await refused(
+        resources({ memory: { swappiness: 3 } }),
+        "UNIMPLEMENTED",
+        /^resources\.memory\.swappiness: 3/,
+      );
+      await refused(
+        resources({ memory: { limit: "1G" } }),
+        "INVALID_ARGUMENT",
+        /^resources\.memory\.limit: "1G"/,
+      );
+      await refused(resources({ frobs: 3 }), "INVALID_ARGUMENT", /frobs/);
+      await task("Update", { id, ...resources({}) });
+    };
+    await unsound();
+    await task("Start", { id });
+    await unsound();
+    await task("Kill", { id, signal: 9 });
+    await task("Wait", { id });
+    await refused(resources({ cpu: { shares: 5 } }), "FAILED_PRECONDITION", /is stopped/);
+    await task("Delete", { id });
+  },
+);
+
+test("Update: a limit that was set is what Stats tell", withHugetlb, async () => {
+  const id = "huge";
+  driver.spec(id, "sleep 1000");
+  await create(id);
+  await task("Start", { id });
+  await task("Update", { id, ...resources({ hugepageLimits: [{ pageSize: "2MB", limit: 4 << 20 }] }) });
+  const stats = await task("Stats", { id });
+  const { hugetlb } = io.containerd.cgroups.v2.Metrics.decode(stats.stats.value);
+  const limitOf2M = hugetlb.find(({ pagesize }) => pagesize === "2MB")?.max;
+  assert.equal(limitOf2M?.toString(), String(4 << 20));
+  await task("Kill", { id, signal: 9 });
+  await task("Wait", { id });
+  await task("Delete", { id });
 });
 
 test("a second Create of an id is refused and leaves the first alone", limit, async () => {

@@ -2,9 +2,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { IsopodError } from "../../src/base/errors";
-import { containerd, io } from "../../src/gen/shim";
+import { containerd } from "../../src/gen/shim";
 import { parseStarted, ShimBinaries } from "../../src/task/binary";
-import { decodeStats } from "../../src/task/metrics";
 
 const started = (text: string | Uint8Array) => parseStarted(Buffer.from(text as string), "/shim");
 
@@ -54,20 +53,4 @@ test("a runtime type that no binary runs is refused, with where it was looked fo
   assert.throws(() => find("io.containerd.absent.v9"), /containerd-shim-absent-v9 in \/nowhere/);
   assert.throws(() => find("nodots"), /handlers\.h\.runtime_type: "nodots"/);
   assert.equal(binaries.find({ name: "h", runtimeType: "x", path: "/opt/shim" }).file, "/opt/shim");
-});
-
-test("metrics of both cgroup versions are read, other types refused", () => {
-  const v2 = io.containerd.cgroups.v2.Metrics.encode({
-    cpu: { usageUsec: 5 as never },
-    memory: { usage: 100 as never, inactiveFile: 30 as never },
-    memoryEvents: { oomKill: 2 as never },
-  }).finish();
-  const stats = decodeStats("io.containerd.cgroups.v2.Metrics", v2);
-  assert.deepEqual(
-    [stats.cpuUsageNs, stats.memoryUsage, stats.inactiveFile, stats.oomKills],
-    [5000n, 100n, 30n, 2n],
-  );
-  const v1 = io.containerd.cgroups.v1.Metrics.encode({ cpu: { usage: { total: 7 as never } } }).finish();
-  assert.deepEqual(decodeStats("type.googleapis.com/io.containerd.cgroups.v1.Metrics", v1).cpuUsageNs, 7n);
-  assert.throws(() => decodeStats("windows.Stats", v1), { code: "UNIMPLEMENTED" });
 });
