@@ -11,9 +11,17 @@ import {
   writeContainerStatus,
 } from "./convert/container";
 import { cstrings, integer, required } from "./convert/fields";
-import { podInfo, readPodConfig, readPodFilter, writePod, writePodStatus } from "./convert/pod";
+import {
+  podInfo,
+  readPodConfig,
+  readPodFilter,
+  readPodResources,
+  writePod,
+  writePodStatus,
+} from "./convert/pod";
 import type { RunPodMessage } from "./convert/raw";
-import { readStatsFilter, writeStats } from "./convert/stats";
+import { readOomScoreAdj, readResources } from "./convert/resources";
+import { readPodStatsFilter, readStatsFilter, writePodStats, writeStats } from "./convert/stats";
 import { type StatusOptions, statusOf } from "./runtime-status";
 import { type Handlers, MAX_MESSAGE } from "./server";
 
@@ -97,6 +105,11 @@ function podMethods(rooms: () => RuntimeRooms): Handlers {
       const pod = rooms().pods.get(required("pod_sandbox_id", request.podSandboxId));
       return { status: writePodStatus(pod), info: request.verbose ? { info: json(podInfo(pod)) } : {} };
     },
+    UpdatePodSandboxResources: async (request: Message<"UpdatePodSandboxResourcesRequest">) => {
+      const id = required("pod_sandbox_id", request.podSandboxId);
+      await rooms().pods.updatePod(id, readPodResources("", request));
+      return {};
+    },
     ListPodSandbox: (request: Message<"ListPodSandboxRequest">) => ({
       items: rooms().pods.list(readPodFilter(request.filter)).map(writePod),
     }),
@@ -130,6 +143,13 @@ function containerMethods(rooms: () => RuntimeRooms): Handlers {
     ListContainers: (request: Message<"ListContainersRequest">) => ({
       containers: rooms().pods.listContainers(readContainerFilter(request.filter)).map(writeContainer),
     }),
+    // NRI plugins are whom the annotations are for; there are none.
+    UpdateContainerResources: async (request: Message<"UpdateContainerResourcesRequest">) => {
+      const resources = readResources("linux", request.linux);
+      readOomScoreAdj("linux", request.linux);
+      await rooms().pods.updateContainer(required("container_id", request.containerId), resources);
+      return {};
+    },
     ContainerStatus: (request: Message<"ContainerStatusRequest">) => {
       const { pods, images } = rooms();
       const container = pods.getContainer(required("container_id", request.containerId));
@@ -171,6 +191,12 @@ function ioMethods(rooms: () => RuntimeRooms): Handlers {
     }),
     ListContainerStats: async (request: Message<"ListContainerStatsRequest">) => ({
       stats: (await rooms().pods.listStats(readStatsFilter(request.filter))).map(writeStats),
+    }),
+    PodSandboxStats: async (request: Message<"PodSandboxStatsRequest">) => ({
+      stats: writePodStats(await rooms().pods.podStats(required("pod_sandbox_id", request.podSandboxId))),
+    }),
+    ListPodSandboxStats: async (request: Message<"ListPodSandboxStatsRequest">) => ({
+      stats: (await rooms().pods.listPodStats(readPodStatsFilter(request.filter))).map(writePodStats),
     }),
   };
 }

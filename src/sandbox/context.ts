@@ -54,6 +54,7 @@ export interface Pod {
   stopped?: boolean;
   stopping: Promise<void> | undefined;
   removing: Promise<void> | undefined;
+  cpuSample: CpuSample | undefined;
 }
 
 export interface Container {
@@ -73,6 +74,8 @@ export interface Container {
   startError: string | undefined;
   stop: Stop | undefined;
   removing: Promise<void> | undefined;
+  /** Held by what changes the record in several steps: an update of limits, the end. */
+  readonly lock: Lock;
   cpuSample: CpuSample | undefined;
 }
 

@@ -9,7 +9,7 @@ import type { Spec } from "../oci/runtime-spec";
 import type { Task } from "../task";
 import { capabilitiesOf } from "./capabilities";
 import { type Container, type Context, containerDir, containerState, type Pod, podIsReady } from "./context";
-import { settle } from "./lock";
+import { Lock, settle } from "./lock";
 import { containerName, newId } from "./names";
 import type { ContainerRecord } from "./records";
 import { seccompOf } from "./seccomp";
@@ -33,7 +33,7 @@ export async function createContainer(
   config: ContainerConfig,
 ): Promise<string> {
   const pod = context.pods.get(podPrefix);
-  validateContainer(config, pod.record.config, context.log);
+  validateContainer(config, pod.record.config);
   const id = newId();
   const name = containerName(pod.record.id, config.metadata);
   return context.containerNames.claim(name, id, config, () =>
@@ -175,6 +175,7 @@ export function newContainer(pod: Pod, record: ContainerRecord, spec: Spec): Con
     startError: undefined,
     stop: undefined,
     removing: undefined,
+    lock: new Lock(),
     cpuSample: undefined,
   };
 }

@@ -13,6 +13,7 @@ import type { Context } from "./context";
 import { containerOutcome, createContainer } from "./create-container";
 import { execSync } from "./exec-sync";
 import { Index, Names } from "./names";
+import { listPodStats, podStats } from "./pod-stats";
 import { recover } from "./recover";
 import { removeContainer } from "./remove-container";
 import { removePod } from "./remove-pod";
@@ -24,6 +25,8 @@ import { stopContainer } from "./stop-container";
 import { stopPod } from "./stop-pod";
 import { openStore } from "./store";
 import type { ContainerConfig, Pods } from "./types";
+import { updateContainer } from "./update-container";
+import { updatePod } from "./update-pod";
 import { containerView, listContainers, listPods, podView } from "./views";
 
 export type { CgroupDriver } from "../oci/cgroups-path";
@@ -100,10 +103,14 @@ export async function openPods(options: PodsOptions): Promise<Pods> {
     removeContainer: (id) => removeContainer(context, id),
     getContainer: (id) => containerView(context.containers.get(id)),
     listContainers: (filter) => listContainers(context, filter).map(containerView),
+    updateContainer: (id, resources) => updateContainer(context, id, resources),
+    updatePod: (id, changes) => updatePod(context, id, changes),
     execSync: (id, command, timeout) => execSync(context, id, command, timeout),
     reopenLog: (id) => reopenLog(context, id),
     stats: (id) => containerStats(context, id),
     listStats: (filter) => listStats(context, filter),
+    podStats: (id) => podStats(context, id),
+    listPodStats: (filter) => listPodStats(context, filter),
     runtimeNotReady: () =>
       native().features().cgroupRoot === "" ? "no cgroup2 mount: containers need one" : undefined,
     close: () => close(context),

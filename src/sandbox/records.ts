@@ -53,4 +53,6 @@ export interface ContainerRecord {
   readonly stopSignal: string;
   /** Without `linux.seccomp`: 20 KiB that only the shim needs, which has its own copy. */
   readonly spec: Spec;
+  /** The limits of `config` are on their way to the shim. */
+  readonly updating?: boolean | undefined;
 }

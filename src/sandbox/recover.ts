@@ -20,6 +20,7 @@ import type { ContainerRecord, PodRecord } from "./records";
 import { reconnect } from "./sandbox-file";
 import { openOutput, stdioPaths } from "./stdio";
 import { currentBootId } from "./store";
+import { finishUpdate } from "./update-container";
 import { concludeUnknown, watchContainer, watchPod } from "./watch";
 
 /**
@@ -56,6 +57,7 @@ function addPod(context: Context, record: PodRecord): void {
     stopRequested: record.stoppedAt !== 0n,
     stopping: undefined,
     removing: undefined,
+    cpuSample: undefined,
   });
   const { configBytes, handler } = record;
   context.podNames.hold(podName(record.config.metadata), record.id, { configBytes, handler });
@@ -123,6 +125,7 @@ async function recoverContainer(context: Context, container: Container): Promise
     const startedAt = started ? BigInt(started) : runs ? container.record.createdAt : 0n;
     container.record = { ...container.record, startedAt };
     watchContainer(context, container, task);
+    if (status !== "stopped") await finishUpdate(context, container, task);
     // An exit that happened meanwhile is told with its true code before the first list.
     if (status === "stopped") await container.ended;
   } catch (error) {

@@ -58,6 +58,7 @@ async function makePod(context: Context, id: string, request: RunPod, handler: H
     stopRequested: false,
     stopping: undefined,
     removing: undefined,
+    cpuSample: undefined,
   };
   try {
     await undoOnFailure((scope) => build(context, scope, pod, handler));

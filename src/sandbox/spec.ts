@@ -6,6 +6,7 @@ import type { NamespaceType, Process, Seccomp, Spec } from "../oci/runtime-spec"
 import { capabilitiesOf } from "./capabilities";
 import { devicesOf } from "./devices";
 import { mountsOf } from "./mounts";
+import { limitsOf } from "./resources";
 import type { ContainerConfig, PodConfig } from "./types";
 import type { ResolvedUser } from "./user";
 
@@ -49,7 +50,7 @@ export function specOf(input: SpecInput): Spec {
       namespaces: namespacesOf(input),
       cgroupsPath: cgroupsPathBelow("linux.cgroup_parent", pod.cgroupParent, input.id),
       devices,
-      resources: { devices: rules },
+      resources: { devices: rules, ...limitsOf(config.resources) },
       ...(rootfsPropagation !== undefined && { rootfsPropagation }),
       ...(input.seccomp && !security.privileged && { seccomp: input.seccomp }),
       // Exactly kubelet's lists: it sends the usual ones itself.

@@ -1,24 +1,25 @@
 import { messageOf } from "../base/errors";
 import { now } from "../base/time";
 import type { TaskStats } from "../task";
-import { type Container, type Context, containerState } from "./context";
-import type { ContainerFilter, ContainerStatsView } from "./types";
+import { type Container, type Context, type CpuSample, containerState } from "./context";
+import type { ContainerFilter, ContainerStatsView, Usage } from "./types";
 import { containerView, listContainers } from "./views";
 
 /** Rates over less than this are noise. */
 const SAMPLE_NS = 100_000_000n;
 const NS_PER_S = 1_000_000_000n;
-/** Shims report "max" as the largest number they have. */
-const NO_LIMIT = 1n << 62n;
 
 export function containerStats(context: Context, prefix: string): Promise<ContainerStatsView> {
   return read(context, context.containers.get(prefix));
 }
 
+export const listStats = (context: Context, filter: ContainerFilter): Promise<ContainerStatsView[]> =>
+  statsOf(context, listContainers(context, filter));
+
 /** Of one that cannot be asked now the rest is told: a list must not fail for one of its members. */
-export function listStats(context: Context, filter: ContainerFilter): Promise<ContainerStatsView[]> {
+export function statsOf(context: Context, containers: readonly Container[]): Promise<ContainerStatsView[]> {
   return Promise.all(
-    listContainers(context, filter).map(async (container) => {
+    containers.map(async (container) => {
       try {
         return await read(context, container);
       } catch (error) {
@@ -33,13 +34,7 @@ async function read(context: Context, container: Container): Promise<ContainerSt
   const base = withoutUsage(context, container);
   if (containerState(container) !== "running" || container.task === undefined) return base;
   const stats = await container.task.stats();
-  return {
-    ...base,
-    timestamp: now(),
-    cpuUsageNs: stats.cpuUsageNs,
-    cpuNanoCores: nanoCores(container, stats.cpuUsageNs),
-    memory: memoryOf(stats),
-  };
+  return { ...base, timestamp: now(), usage: usageOf(container, stats) };
 }
 
 function withoutUsage(context: Context, container: Container): ContainerStatsView {
@@ -51,28 +46,26 @@ function withoutUsage(context: Context, container: Container): ContainerStatsVie
   };
 }
 
+/** A reading with what follows from it; `sampled` keeps the last one. */
+export function usageOf(sampled: { cpuSample: CpuSample | undefined }, stats: TaskStats): Usage {
+  return { ...stats, nanoCores: nanoCores(sampled, stats.cpu.usage), ...workingSetOf(stats.memory) };
+}
+
 /** Between this reading and the last that is old enough; undefined until there are two. */
-function nanoCores(container: Container, usage: bigint): bigint | undefined {
-  const last = container.cpuSample;
+function nanoCores(sampled: { cpuSample: CpuSample | undefined }, usage: bigint): bigint | undefined {
+  const last = sampled.cpuSample;
   const at = now();
   if (last !== undefined && at - last.at < SAMPLE_NS) return last.nanoCores;
   const rate =
     last === undefined || usage < last.usage ? undefined : ((usage - last.usage) * NS_PER_S) / (at - last.at);
-  container.cpuSample = { at, usage, nanoCores: rate };
+  sampled.cpuSample = { at, usage, nanoCores: rate };
   return rate;
 }
 
-/** The working set, as kubelet reckons it for evictions: what could not be dropped without trouble. */
-function memoryOf(stats: TaskStats): ContainerStatsView["memory"] {
-  const { memoryUsage: usage, inactiveFile = 0n, memoryLimit = 0n } = stats;
-  if (usage === undefined) return undefined;
+/** As kubelet reckons it for evictions: what could not be dropped without trouble. */
+function workingSetOf(memory: TaskStats["memory"]): Pick<Usage, "workingSet" | "available"> {
+  if (memory === undefined) return {};
+  const { usage, inactiveFile, limit } = memory;
   const workingSet = usage > inactiveFile ? usage - inactiveFile : 0n;
-  return {
-    usage,
-    workingSet,
-    available: memoryLimit > workingSet && memoryLimit < NO_LIMIT ? memoryLimit - workingSet : 0n,
-    rss: stats.anon ?? 0n,
-    pageFaults: stats.pgfault ?? 0n,
-    majorPageFaults: stats.pgmajfault ?? 0n,
-  };
+  return { workingSet, available: limit !== undefined && limit > workingSet ? limit - workingSet : 0n };
 }

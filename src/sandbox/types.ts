@@ -1,3 +1,5 @@
+import type { TaskStats } from "../task";
+
 /**
  * Pods and containers as CRI means them, free of gRPC and protobuf: `cri` converts to and from these. Names
  * follow CRI; 0 and "" mean unset there and are undefined here.
@@ -19,10 +21,15 @@ export interface Pods {
   removeContainer(id: string): Promise<void>;
   getContainer(id: string): ContainerView;
   listContainers(filter: ContainerFilter): readonly ContainerView[];
+  /** The fields that are set, all or none of them. */
+  updateContainer(id: string, resources: ContainerResources): Promise<void>;
+  updatePod(id: string, changes: Pick<PodConfig, "overhead" | "resources">): Promise<void>;
   execSync(id: string, command: readonly string[], timeoutSeconds: number): Promise<ExecResult>;
   reopenLog(id: string): Promise<void>;
   stats(id: string): Promise<ContainerStatsView>;
   listStats(filter: ContainerFilter): Promise<readonly ContainerStatsView[]>;
+  podStats(id: string): Promise<PodStatsView>;
+  listPodStats(filter: PodFilter): Promise<readonly PodStatsView[]>;
   /** Why the runtime cannot run pods now; undefined if it can. */
   runtimeNotReady(): string | undefined;
   /** Lets go of everything; pods live on. */
@@ -66,6 +73,9 @@ export interface PodConfig {
   readonly sysctls: Readonly<Record<string, string>>;
   readonly privileged: boolean;
   readonly namespaces: NamespaceOptions;
+  /** What kubelet has written to the pod's cgroup, and the part of it that is for the sandbox itself. */
+  readonly resources?: ContainerResources | undefined;
+  readonly overhead?: ContainerResources | undefined;
 }
 
 export interface RunPod {
@@ -132,7 +142,6 @@ export interface ContainerConfig {
   readonly stdin: boolean;
   readonly stdinOnce: boolean;
   readonly tty: boolean;
-  /** Limits; all refused by name until built, shares and oom group dropped with one warning. */
   readonly resources: ContainerResources;
   readonly oomScoreAdj: number;
   readonly security: SecurityContext;
@@ -140,14 +149,19 @@ export interface ContainerConfig {
   readonly stopSignal: string;
 }
 
+/** 0 and "" are unset, -1 is no limit. */
 export interface ContainerResources {
+  /** Microseconds, as the quota, which is CPU time per period. */
   readonly cpuPeriod: number;
   readonly cpuQuota: number;
   readonly cpuShares: number;
+  /** Bytes. */
   readonly memoryLimit: number;
+  /** Bytes of memory and swap together. */
   readonly memorySwapLimit: number;
   readonly cpusetCpus: string;
   readonly cpusetMems: string;
+  /** Here 0 is a limit. */
   readonly hugepageLimits: readonly { pageSize: string; limit: number }[];
   readonly unified: Readonly<Record<string, string>>;
 }
@@ -211,20 +225,42 @@ export interface ContainerStatsView {
   readonly container: ContainerView;
   /** Nanoseconds since 1970 of the reading. */
   readonly timestamp: bigint;
-  readonly cpuUsageNs?: bigint | undefined;
-  /** Unset until two samples exist. */
-  readonly cpuNanoCores?: bigint | undefined;
-  readonly memory?:
-    | {
-        usage: bigint;
-        workingSet: bigint;
-        available: bigint;
-        rss: bigint;
-        pageFaults: bigint;
-        majorPageFaults: bigint;
-      }
-    | undefined;
+  /** Only of a container that runs. */
+  readonly usage?: Usage | undefined;
   readonly writableLayer?:
     | { timestamp: bigint; mountpoint: string; bytes: bigint; inodes: bigint }
     | undefined;
+}
+
+/** A reading of a cgroup, and what is reckoned from it. */
+export interface Usage extends TaskStats {
+  /** Unset until two samples exist. */
+  readonly nanoCores?: bigint | undefined;
+  /** Bytes that are not given back easily, and those left below the limit (0: there is none). */
+  readonly workingSet?: bigint | undefined;
+  readonly available?: bigint | undefined;
+}
+
+export interface PodStatsView {
+  readonly pod: PodView;
+  readonly timestamp: bigint;
+  /** Of the whole pod, while it is ready. */
+  readonly usage?: Usage | undefined;
+  /** Without loopback; undefined on the host's network. */
+  readonly interfaces?: readonly InterfaceStats[] | undefined;
+  readonly defaultInterface?: InterfaceStats | undefined;
+  readonly containers: readonly ContainerStatsView[];
+}
+
+export interface InterfaceStats {
+  readonly name: string;
+  readonly received: Traffic;
+  readonly sent: Traffic;
+}
+
+export interface Traffic {
+  readonly bytes: bigint;
+  readonly packets: bigint;
+  readonly errors: bigint;
+  readonly dropped: bigint;
 }

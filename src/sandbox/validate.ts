@@ -1,8 +1,7 @@
 import * as path from "node:path";
 import { IsopodError, invalid, unsupported } from "../base/errors";
-import type { Log } from "../base/log";
 import { type CgroupDriver, sliceOfParent } from "../oci/cgroups-path";
-import type { ContainerConfig, ContainerResources, NamespaceOptions, PodConfig } from "./types";
+import type { ContainerConfig, NamespaceOptions, PodConfig } from "./types";
 
 /** Fields carry the names that CRI has for them: that is what the caller wrote. */
 export function validatePod(config: PodConfig, driver: CgroupDriver): void {
@@ -28,7 +27,7 @@ export function validatePod(config: PodConfig, driver: CgroupDriver): void {
   validateSysctls(config);
 }
 
-export function validateContainer(config: ContainerConfig, pod: PodConfig, log: Log): void {
+export function validateContainer(config: ContainerConfig, pod: PodConfig): void {
   if (config.metadata.name === "") throw invalid("metadata.name", config.metadata.name, "required");
   const { security } = config;
   if (security.privileged && !pod.privileged)
@@ -44,7 +43,6 @@ export function validateContainer(config: ContainerConfig, pod: PodConfig, log: 
       throw invalid("envs.key", key, 'must be non-empty, without "=" and NUL');
   if (config.logPath !== "" && (path.isAbsolute(config.logPath) || config.logPath.split("/").includes("..")))
     throw invalid("log_path", config.logPath, "must stay below the pod's log_directory");
-  validateResources(config.resources, log);
 }
 
 function refuseUserNamespace(options: NamespaceOptions): void {
@@ -89,44 +87,6 @@ function validateSysctls(config: PodConfig): void {
     if (!ipc && !dotted.startsWith("net."))
       throw invalid(field, value, "not confined to a namespace: it would change the host");
   }
-}
-
-/**
- * Limits are not built yet. A container must not run without one that was asked for, so they are refused,
- * with the way out. Weights are no promise of anything, and kubelet sets them for every container.
- */
-function validateResources(resources: ContainerResources, log: Log): void {
-  const limits: [string, string | number, string][] = [
-    ["memory_limit_in_bytes", positive(resources.memoryLimit), "resources.limits.memory"],
-    ["memory_swap_limit_in_bytes", positive(resources.memorySwapLimit), "resources.limits.memory"],
-    ["cpu_quota", positive(resources.cpuQuota), "resources.limits.cpu"],
-    ["cpuset_cpus", resources.cpusetCpus, "the static CPU manager policy"],
-    ["cpuset_mems", resources.cpusetMems, "the static memory manager policy"],
-    ...resources.hugepageLimits.map(({ pageSize, limit }): [string, number, string] => [
-      `hugepage_limits["${pageSize}"]`,
-      positive(limit),
-      `resources.limits.hugepages-${pageSize}`,
-    ]),
-    ...Object.entries(resources.unified)
-      .filter(([key]) => key !== "memory.oom.group")
-      .map(([key, value]): [string, string, string] => [`unified["${key}"]`, value, "what asks for it"]),
-  ];
-  for (const [field, value, cure] of limits)
-    if (value !== 0 && value !== "")
-      throw unsupported(`linux.resources.${field}`, value, `limits are not built yet: leave out ${cure}`);
-  if (resources.cpuShares > 0) warnOnce(log, "cpu_shares");
-  if (resources.unified["memory.oom.group"] !== undefined) warnOnce(log, 'unified["memory.oom.group"]');
-}
-
-/** -1 and 0 both say that there is no limit. */
-const positive = (limit: number): number => Math.max(limit, 0);
-
-const warned = new Set<string>();
-
-function warnOnce(log: Log, field: string): void {
-  if (warned.has(field)) return;
-  warned.add(field);
-  log.warn("not applied until limits are built", { field: `linux.resources.${field}` });
 }
 
 /** Text kubelet looks for when a container's mount wants what a handler cannot give. */

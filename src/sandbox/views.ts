@@ -22,13 +22,15 @@ export function containerView(container: Container): ContainerView {
 }
 
 /** An unknown id makes an empty list, no error; all members must agree. */
-export function listPods(context: Context, filter: PodFilter): PodView[] {
+export const listPods = (context: Context, filter: PodFilter): PodView[] =>
+  findPods(context, filter).map(podView);
+
+export function findPods(context: Context, filter: PodFilter): Pod[] {
   const one = filter.id ? [context.pods.find(filter.id)] : [...context.pods];
   return one
     .filter((pod): pod is Pod => pod !== undefined)
     .filter((pod) => filter.ready === undefined || podIsReady(pod) === filter.ready)
-    .filter((pod) => hasLabels(pod.record.config.labels, filter.labels))
-    .map(podView);
+    .filter((pod) => hasLabels(pod.record.config.labels, filter.labels));
 }
 
 export function listContainers(context: Context, filter: ContainerFilter): Container[] {

@@ -43,7 +43,7 @@ export function watchPod(context: Context, pod: Pod): void {
 }
 
 /**
- * Order matters: the cgroup knows of OOM kills until Delete; kubelet reads the log once it sees EXITED, and
+ * Order matters: the cgroup knows of OOM kills until Delete, whether or not their event has come by then; kubelet reads the log once it sees EXITED, and
  * the final status is on record before anybody can see it.
  */
 export async function finish(context: Context, container: Container, exit: Exit): Promise<void> {
@@ -52,15 +52,17 @@ export async function finish(context: Context, container: Container, exit: Exit)
     exit.status === 0 ? Promise.resolve(0n) : oomKillsOf(container),
     container.output?.drain(DRAIN_MS) ?? Promise.resolve(),
   ]);
-  const record = { ...container.record, ...outcome(container, exit, oomKills) };
-  try {
-    await settle([deleteTask(context, container), context.store.putContainer(record)]);
-    await container.output?.close();
-    container.output = undefined;
-  } finally {
-    // A full disk must not keep a dead container RUNNING.
-    container.record = record;
-  }
+  await container.lock.run(async () => {
+    const record = { ...container.record, ...outcome(container, exit, oomKills) };
+    try {
+      await settle([deleteTask(context, container), context.store.putContainer(record)]);
+      await container.output?.close();
+      container.output = undefined;
+    } finally {
+      // A full disk must not keep a dead container RUNNING.
+      container.record = record;
+    }
+  });
 }
 
 function outcome(container: Container, exit: Exit, oomKills: bigint): Partial<ContainerRecord> {
@@ -81,11 +83,13 @@ export async function concludeUnknown(
   await context.store.putContainer(container.record);
 }
 
-async function oomKillsOf(container: Container): Promise<bigint> {
+/** Asked, since the exit may be known before the event; the event counts where the answer fails. */
+async function oomKillsOf({ task }: Container): Promise<bigint> {
+  const told = task?.oomKilled ? 1n : 0n;
   try {
-    return (await container.task?.stats())?.oomKills ?? 0n;
+    return (await task?.stats())?.oomKills || told;
   } catch {
-    return 0n;
+    return told;
   }
 }
 

@@ -125,25 +125,30 @@ const containers: Refusal[] = [
     [INVALID, /devices\[0\]\.host_path: "\/dev\/nonexistent"/],
   ],
   [
-    "a memory limit",
-    resources({ memoryLimitInBytes: long(5_000_000) }),
-    [UNIMPLEMENTED, /memory_limit_in_bytes: 5000000/],
+    "a swap limit that counts a memory limit which is not there",
+    resources({ memorySwapLimitInBytes: long(5_000_000) }),
+    [INVALID, /memory\.swap: 5000000: .*needs memory\.limit/],
   ],
   [
-    "a cpu quota",
-    resources({ cpuQuota: long(5000), cpuPeriod: long(100_000) }),
-    [UNIMPLEMENTED, /cpu_quota: 5000/],
+    "a swap limit below the memory limit that it counts",
+    resources({ memoryLimitInBytes: long(64 << 20), memorySwapLimitInBytes: long(5_000_000) }),
+    [INVALID, /memory\.swap: 5000000: .*below/],
   ],
-  ["a cpuset", resources({ cpusetCpus: "0" }), [UNIMPLEMENTED, /cpuset_cpus: "0"/]],
+  ["a cpuset that is none", resources({ cpusetCpus: "first" }), [INVALID, /cpu\.cpus: "first"/]],
   [
-    "a huge page limit",
-    resources({ hugepageLimits: [{ pageSize: "2MB", limit: long(4096) }] }),
-    [UNIMPLEMENTED, /hugepage_limits.*(2MB|4096)/],
+    "a size that no page has",
+    resources({ hugepageLimits: [{ pageSize: "many", limit: long(4096) }] }),
+    [INVALID, /hugepageLimits.*"many"/],
   ],
   [
-    "a unified limit",
-    resources({ unified: { "memory.high": "5" } }),
-    [UNIMPLEMENTED, /unified.*memory\.high/],
+    "a unified limit that leaves the cgroup",
+    resources({ unified: { "../memory.high": "5" } }),
+    [INVALID, /unified.*memory\.high/],
+  ],
+  [
+    "a unified limit of a controller that there is not",
+    resources({ unified: { "frobnication.max": "5" } }),
+    [FAILED_PRECONDITION, /frobnication/],
   ],
   [
     "a capability that there is not",
@@ -188,7 +193,7 @@ for (const [name, config, expected] of containers) {
   });
 }
 
-test("0 and empty are unset; cpu shares and memory.oom.group are dropped with one warning", async () => {
+test("0 and empty are unset; what kubelet asks of every container needs no controller", async () => {
   const { id, podId } = await run(daemon, ["true"], {
     container: resources({
       cpuQuota: long(0),

@@ -286,16 +286,87 @@ test("containers: status works when the image has been removed", async (t) => {
   assert.equal(status?.image?.image, image.id);
 });
 
+const cpu = { usage: 1n, user: 1n, system: 0n };
+const memory = {
+  usage: 100n,
+  limit: 100n,
+  anon: 20n,
+  file: 50n,
+  inactiveFile: 40n,
+  fileMapped: 1n,
+  kernel: 2n,
+  pageFaults: 3n,
+  majorPageFaults: 4n,
+};
+
 test("stats: what was not measured is absent, not 0", async (t) => {
   const double = await withDouble(t);
   const timestamp = 1_764_000_000_000_000_001n;
-  double.pods.stats = () => Promise.resolve({ container: containerView, timestamp, cpuUsageNs: 2n ** 60n });
+  double.pods.stats = () =>
+    Promise.resolve({ container: containerView, timestamp, usage: { cpu: { ...cpu, usage: 2n ** 60n } } });
   const { stats } = await double.cri.ContainerStats({ containerId });
   assert.equal(stats?.attributes?.id, containerId);
   assert.equal(stats?.cpu?.usageCoreNanoSeconds?.value?.toString(), (2n ** 60n).toString());
   assert.equal(stats?.cpu?.usageNanoCores ?? null, null);
   assert.equal(stats?.memory ?? null, null);
   assert.equal(stats?.writableLayer ?? null, null);
+  assert.equal(stats?.swap ?? stats?.io ?? stats?.cpu?.psi ?? null, null);
+});
+
+test("stats: memory, swap, pressure, of containers and of the pod with its network", async (t) => {
+  const double = await withDouble(t);
+  const timestamp = 1_764_000_000_000_000_001n;
+  const stall = (total: bigint) => ({ avg10: 1.5, avg60: 0.25, avg300: 0.01, total });
+  const pressure = { some: stall(7n), full: stall(3n) };
+  const usage = {
+    cpu: { ...cpu, pressure: { some: stall(9n) } },
+    nanoCores: 5n,
+    memory: { ...memory, pressure },
+    workingSet: 60n,
+    available: 40n,
+    swap: { usage: 4n, limit: 10n },
+    ioPressure: pressure,
+    pids: { current: 3n },
+  };
+  const container = { container: containerView, timestamp, usage };
+  double.pods.listStats = () => Promise.resolve([container]);
+  const [stats] = (await double.cri.ListContainerStats({})).stats;
+  const value = (wrapped: { value?: unknown } | null | undefined) => String(wrapped?.value);
+  assert.equal(value(stats?.memory?.workingSetBytes), "60");
+  assert.equal(value(stats?.memory?.availableBytes), "40");
+  assert.equal(value(stats?.memory?.rssBytes), "20");
+  assert.equal(value(stats?.swap?.swapUsageBytes), "4");
+  assert.equal(value(stats?.swap?.swapAvailableBytes), "6");
+  assert.equal(stats?.memory?.psi?.Full?.Total?.toString(), "3");
+  assert.equal(stats?.memory?.psi?.Some?.Avg10, 1.5);
+  assert.equal(stats?.io?.psi?.Some?.Total?.toString(), "7");
+  assert.equal(stats?.cpu?.psi?.Full ?? null, null, "cpu has no full on some kernels");
+  const traffic = { bytes: 1n, packets: 2n, errors: 3n, dropped: 4n };
+  const [eth0, eth1] = ["eth0", "eth1"].map((name) => ({
+    name,
+    received: traffic,
+    sent: { ...traffic, bytes: 9n },
+  }));
+  const pod = {
+    pod: podView,
+    timestamp,
+    usage,
+    interfaces: [eth0!, eth1!],
+    defaultInterface: eth0,
+    containers: [container],
+  };
+  double.pods.podStats = () => Promise.resolve(pod);
+  const { linux, attributes } = (await double.cri.PodSandboxStats({ podSandboxId: podId })).stats!;
+  assert.equal(attributes?.id, podId);
+  assert.equal(value(linux?.process?.processCount), "3");
+  assert.equal(value(linux?.cpu?.usageNanoCores), "5");
+  assert.equal(linux?.network?.defaultInterface?.name, "eth0");
+  assert.deepEqual(
+    linux?.network?.interfaces?.map(({ name }) => name),
+    ["eth1"],
+  );
+  assert.equal(value(linux?.network?.defaultInterface?.txBytes), "9");
+  assert.equal(linux?.containers?.[0]?.attributes?.id, containerId);
 });
 
 test("images: uid and username are split, sizes exceed 32 bits, an absent image is no error", async (t) => {

@@ -37,6 +37,8 @@ const fails = (code: number, details: string | RegExp) => (error: { code: number
 const built = new Set(
   `Version Status RuntimeConfig UpdateRuntimeConfig
    RunPodSandbox StopPodSandbox RemovePodSandbox PodSandboxStatus ListPodSandbox
+   UpdatePodSandboxResources PodSandboxStats ListPodSandboxStats
+   UpdateContainerResources
    CreateContainer StartContainer StopContainer RemoveContainer ListContainers ContainerStatus
    ExecSync ReopenContainerLog ContainerStats ListContainerStats
    ListImages ImageStatus PullImage RemoveImage ImageFsInfo`.split(/\s+/),

@@ -58,6 +58,8 @@ export class FakeTask implements Task {
   readonly pid = 4242;
   started = false;
   readonly kills: number[] = [];
+  readonly updates: unknown[] = [];
+  oomKilled = false;
   end: (status: number) => void = () => {};
   lose: (error: Error) => void = () => {};
   readonly exited: Promise<Exit>;
@@ -128,7 +130,7 @@ export class FakeTask implements Task {
 
   async stats() {
     await this.#world.step("task stats");
-    return { cpuUsageNs: 1_000_000n, oomKills: this.#world.oomKills };
+    return { cpu: { usage: 1_000_000n, user: 0n, system: 0n }, oomKills: this.#world.oomKills };
   }
 
   async delete(): Promise<Exit> {
@@ -136,6 +138,11 @@ export class FakeTask implements Task {
     if (!this.exit) throw new IsopodError("FAILED_PRECONDITION", "still running");
     this.#sandbox.tasks.delete(this.id);
     return this.exit;
+  }
+
+  async update(resources: unknown): Promise<void> {
+    await this.#world.step("task update");
+    this.updates.push(resources);
   }
 
   pids = async () => [this.pid];
@@ -186,6 +193,8 @@ export class FakeSandbox implements SandboxTask {
     if (task === undefined) throw notFound("task", id);
     return task;
   }
+
+  stats = async () => undefined;
 
   async stop(): Promise<void> {
     await this.#world.step("sandbox stop");

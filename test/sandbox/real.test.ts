@@ -41,7 +41,7 @@ test("a container's whole life: output, exit code, exec, stats, and nothing left
   const container = await running(site, inHost(shell(script)));
   const exec = await pods.execSync(container, ["/bin/sh", "-c", "echo out; echo err >&2; exit 3"], 10);
   assert.deepEqual([exec.stdout.toString(), exec.stderr.toString(), exec.exitCode], ["out\n", "err\n", 3]);
-  assert.ok(((await pods.stats(container)).cpuUsageNs ?? 0n) > 0n);
+  assert.ok(((await pods.stats(container)).usage?.cpu.usage ?? 0n) > 0n);
   await pods.execSync(container, ["/bin/touch", "/go"], 10);
   await ended(site, container);
   const view = pods.getContainer(container);

@@ -3,8 +3,7 @@ import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
 import { test } from "node:test";
-import { type Log, silentLog } from "../../src/base/log";
-import type { ContainerConfig, ContainerResources, PodConfig, SecurityContext } from "../../src/sandbox";
+import type { ContainerConfig, PodConfig, SecurityContext } from "../../src/sandbox";
 import { seccompOf } from "../../src/sandbox/seccomp";
 import { signalNumber } from "../../src/sandbox/signals";
 import { validateContainer, validatePod } from "../../src/sandbox/validate";
@@ -14,17 +13,9 @@ const pod = (changes: Partial<PodConfig>) => () => validatePod(podConfig(changes
 const container =
   (changes: Partial<ContainerConfig>, of: Partial<PodConfig> = {}) =>
   () =>
-    validateContainer(containerConfig(changes), podConfig(of), silentLog);
+    validateContainer(containerConfig(changes), podConfig(of));
 const security = (changes: Partial<SecurityContext>, of: Partial<PodConfig> = {}) =>
   container({ security: { ...containerConfig().security, ...changes } }, of);
-const resources =
-  (changes: Partial<ContainerResources>, log: Log = silentLog) =>
-  () =>
-    validateContainer(
-      containerConfig({ resources: { ...containerConfig().resources, ...changes } }),
-      podConfig(),
-      log,
-    );
 const metadata = podConfig().metadata;
 const onHost = { network: "node", pid: "container", ipc: "node" } as const;
 
@@ -100,33 +91,6 @@ test("containers that are refused, by field and value", () => {
   assert.throws(container({ envs: [["A=B", "c"]] }), /envs\.key: "A=B"/);
   assert.throws(container({ logPath: "../../etc/x" }), /log_path: "\.\.\/\.\.\/etc\/x"/);
   assert.throws(container({ logPath: "/etc/x" }), /must stay below/);
-});
-
-test("limits are refused with the way out; zero, -1 and empty are none", () => {
-  resources({ cpuPeriod: 100_000, cpuQuota: -1, memoryLimit: 0, memorySwapLimit: -1 })();
-  resources({ hugepageLimits: [{ pageSize: "2MB", limit: 0 }] })();
-  const refused: [Partial<ContainerResources>, RegExp][] = [
-    [
-      { memoryLimit: 1 },
-      /linux\.resources\.memory_limit_in_bytes: 1: limits are not built yet: leave out resources\.limits\.memory/,
-    ],
-    [{ memorySwapLimit: 1 }, /memory_swap_limit_in_bytes: 1/],
-    [{ cpuQuota: 5000 }, /cpu_quota: 5000: .*resources\.limits\.cpu/],
-    [{ cpusetCpus: "0-1" }, /cpuset_cpus: "0-1"/],
-    [{ cpusetMems: "0" }, /cpuset_mems: "0"/],
-    [{ hugepageLimits: [{ pageSize: "2MB", limit: 4 }] }, /hugepage_limits\["2MB"\]: 4/],
-    [{ unified: { "memory.high": "1" } }, /unified\["memory\.high"\]: "1"/],
-  ];
-  for (const [changes, expected] of refused)
-    assert.throws(resources(changes), { code: "UNIMPLEMENTED", message: expected });
-});
-
-test("weights are dropped with one warning", () => {
-  const warnings: unknown[] = [];
-  const log: Log = { ...silentLog, warn: (_message, fields) => void warnings.push(fields?.["field"]) };
-  const weights = { cpuShares: 2, unified: { "memory.oom.group": "1" } };
-  for (let i = 0; i < 3; i++) resources(weights, log)();
-  assert.deepEqual(warnings, ["linux.resources.cpu_shares", 'linux.resources.unified["memory.oom.group"]']);
 });
 
 test("seccomp: default, none, or a file that must be there and be one", (t) => {

@@ -14,7 +14,8 @@ const MAX_PORT = 65535;
 /**
  * A PodSandboxConfig. Checked here is what the message alone can tell; what depends on the host or on other
  * pods is the sandbox room's. Ignored: `windows`. `linux.overhead` and `linux.resources` describe the pod's
- * cgroup, which kubelet writes itself; they reach the shim with the config's bytes, for the size of a VM.
+ * cgroup, which kubelet writes itself: they are kept, and reach the shim with the config's bytes, for the size
+ * of a VM.
  */
 export function readPodConfig(
   field: string,
@@ -22,8 +23,6 @@ export function readPodConfig(
 ): PodConfig {
   const config = present(field, message);
   const linux = config.linux;
-  readResources(`${field}.linux.overhead`, linux?.overhead);
-  readResources(`${field}.linux.resources`, linux?.resources);
   checkSandboxSecurity(`${field}.linux.security_context`, linux?.securityContext);
   const dns = config.dnsConfig;
   return {
@@ -49,6 +48,19 @@ export function readPodConfig(
       `${field}.linux.security_context.namespace_options`,
       linux?.securityContext?.namespaceOptions,
     ),
+    ...readPodResources(`${field}.linux.`, linux),
+  };
+}
+
+/** The pod's own limits, as RunPodSandbox and UpdatePodSandboxResources carry them. */
+export function readPodResources(
+  field: string,
+  message: Pick<runtime.v1.ILinuxPodSandboxConfig, "overhead" | "resources"> | null | undefined,
+): Pick<PodConfig, "overhead" | "resources"> {
+  const { overhead, resources } = message ?? {};
+  return {
+    ...(overhead && { overhead: readResources(`${field}overhead`, overhead) }),
+    ...(resources && { resources: readResources(`${field}resources`, resources) }),
   };
 }
 
