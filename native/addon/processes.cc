@@ -6,12 +6,14 @@
 #include "addon/exports.h"
 #include "addon/options.h"
 #include "addon/promise.h"
+#include "addon/systemd.h"
 #include "core/base_namespace.h"
 #include "core/jobs.h"
 #include "core/launch.h"
 #include "core/process.h"
 #include "core/report.h"
 #include "core/spawn.h"
+#include "core/unit_place.h"
 
 namespace isopod::addon {
 
@@ -73,6 +75,12 @@ Napi::Value Launch(const Napi::CallbackInfo& info) {
     options.refuse("until", "must be \"ready\" or \"exec\"");
   if (options.ok() && request.fds.size() > plan::kMaxFds) options.refuse("fds", "too many");
   if (!options.ok()) return info.Env().Undefined();
+  if (options.has("unit")) {
+    core::TransientUnit unit;
+    if (!read_unit(info.Env(), info[0].As<Napi::Object>().Get("unit"), unit))
+      return info.Env().Undefined();
+    core::place_in_unit(request, std::move(unit));
+  }
   const Deferred deferred(info.Env());
   core::launch(deferred.loop(), std::move(request), settle(deferred, launched));
   return deferred.promise();

@@ -26,12 +26,13 @@ const char* occupied(int cgroup) {
   return nullptr;
 }
 
+Status enter(CgroupPlace& place, const std::string& path) {
+  place.fd.reset(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  return place.fd ? Status(Done{}) : failure(errno, "cgroup", path);
+}
+
 Status furnish(CgroupPlace& place, const std::string& path, const CgroupWrites& writes,
                const std::vector<uint8_t>& device_program) {
-  place.fd.reset(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!place.fd) return failure(errno, "cgroup", path);
-  const char* why = place.made ? nullptr : occupied(place.fd.get());
-  if (why != nullptr) return Error{EBUSY, "cgroup", path, {}, why, "FAILED_PRECONDITION"};
   if (!writes.empty()) {
     Result<CgroupWrites> undo = cgroup_write(place.fd.get(), path, writes, place.made);
     if (!undo) return undo.error();
@@ -49,13 +50,29 @@ Result<CgroupPlace> cgroup_prepare(const std::string& path, const CgroupWrites& 
   CgroupPlace place;
   place.made = ::mkdir(path.c_str(), 0755) == 0;
   if (!place.made && errno != EEXIST) return failure(errno, "cgroup", path);
-  Status ready = furnish(place, path, writes, device_program);
+  Status ready = enter(place, path);
+  const char* why = ready && !place.made ? occupied(place.fd.get()) : nullptr;
+  if (why != nullptr) return Error{EBUSY, "cgroup", path, {}, why, "FAILED_PRECONDITION"};
+  if (ready) ready = furnish(place, path, writes, device_program);
   if (ready) return place;
   if (place.made)
     ::rmdir(path.c_str());
   else
     cgroup_restore(path, place.undo);
   return ready.error();
+}
+
+Status cgroup_adopt(const std::string& path, int pid, const CgroupWrites& writes,
+                    const std::vector<uint8_t>& device_program) {
+  CgroupPlace place;
+  Status ready = enter(place, path);
+  if (!ready) return ready;
+  Result<std::string> members = read_file(place.fd.get(), "cgroup.procs");
+  if (!members) return members.error();
+  if (('\n' + *members).find('\n' + std::to_string(pid) + '\n') == std::string::npos)
+    return Error{
+        ESRCH, "cgroup", path, {}, "its process has not been put into it", "FAILED_PRECONDITION"};
+  return furnish(place, path, writes, device_program);
 }
 
 void cgroup_restore(const std::string& path, const CgroupWrites& undo) {

@@ -21,6 +21,9 @@ struct CgroupPlace {
 // Undone on failure.
 Result<CgroupPlace> cgroup_prepare(const std::string& path, const CgroupWrites& writes,
                                    const std::vector<uint8_t>& device_program);
+// The same for a cgroup that somebody else has made for `pid`, which must be in it.
+Status cgroup_adopt(const std::string& path, int pid, const CgroupWrites& writes,
+                    const std::vector<uint8_t>& device_program);
 // Takes the settings back from a cgroup that was there before.
 void cgroup_restore(const std::string& path, const CgroupWrites& undo);
 

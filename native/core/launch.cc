@@ -113,9 +113,11 @@ class Launch : public std::enable_shared_from_this<Launch> {
     if (!launched_.pidfd) return;
     auto left = std::make_shared<Launched>(std::move(launched_));
     send_signal(left->pidfd.get(), SIGKILL);
-    run_job([left, cgroup = request_.cgroup, made = cgroup_made_, undo = cgroup_undo_] {
+    run_job([left, cgroup = request_.cgroup, made = cgroup_made_, undo = cgroup_undo_,
+             unplace = placing_ ? request_.unplace : nullptr] {
       reap(left->pidfd.get(), true);
       undo_cgroup_of(cgroup, made, undo);
+      if (unplace) unplace([] {});
     });
   }
 
@@ -143,7 +145,7 @@ class Launch : public std::enable_shared_from_this<Launch> {
   // On a launcher. What comes of it is handed over under the mutex; the loop hears of it by the
   // stub's first word, or by the end of file if there is no stub.
   void make() {
-    Status status = place();
+    Status status = prepare();
     if (status && !(status = clone())) {
       blame_memory(status.error());
       undo_cgroup();
@@ -163,8 +165,8 @@ class Launch : public std::enable_shared_from_this<Launch> {
     if (awaited) loop_.post([self] { self->resume(); });
   }
 
-  Status place() {
-    if (request_.cgroup.empty()) return Done{};
+  Status prepare() {
+    if (request_.cgroup.empty() || request_.place) return Done{};
     Result<CgroupPlace> place =
         cgroup_prepare(request_.cgroup, request_.cgroup_writes, request_.device_program);
     if (!place) return place.error();
@@ -179,8 +181,9 @@ class Launch : public std::enable_shared_from_this<Launch> {
     if (!image) return image.error();
     auto* header = reinterpret_cast<plan::Header*>(request_.plan.data());
     // These are ours to say, not the caller's.
-    header->flags &= ~(plan::kFloor | plan::kNetnsMask << plan::kNetnsShift);
+    header->flags &= ~(plan::kFloor | plan::kPlace | plan::kNetnsMask << plan::kNetnsShift);
     if (!features().flags.at("overlayLowerdirAppend")) header->flags |= plan::kFloor;
+    if (request_.place) header->flags |= plan::kPlace;
     if ((header->clone_flags & CLONE_NEWNET) != 0) give_netns(*header);
     Result<UniqueFd> plan_file =
         data_file("isopod-plan", request_.plan.data(), request_.plan.size());
@@ -258,12 +261,30 @@ class Launch : public std::enable_shared_from_this<Launch> {
       resolve();
       return true;
     }
-    // Nothing to be done at PLACED and HOOKS yet: maps and hooks come with later features.
-    if (point == plan::kPlaced || point == plan::kHooks) {
-      const char go = 1;
-      ::send(socket_.get(), &go, sizeof(go), MSG_NOSIGNAL);
-    }
+    // Nothing to be done at HOOKS yet: they come with a later feature.
+    if (point == plan::kPlaced && request_.place)
+      place();
+    else if (point == plan::kPlaced || point == plan::kHooks)
+      go_on();
     return false;
+  }
+
+  void go_on() {
+    const char go = 1;
+    ::send(socket_.get(), &go, sizeof(go), MSG_NOSIGNAL);
+  }
+
+  void place() {
+    placing_ = true;
+    auto self = shared_from_this();
+    request_.place(launched_.pid, [self](Status status) {
+      auto outcome = std::make_shared<Status>(std::move(status));
+      self->loop_.post([self, outcome] {
+        if (!self->socket_) return;  // it has failed meanwhile
+        if (!*outcome) return self->fail(std::move(outcome->error()));
+        self->go_on();
+      });
+    });
   }
 
   void ended() {
@@ -311,8 +332,13 @@ class Launch : public std::enable_shared_from_this<Launch> {
   }
 
   void undo_and_reject() {
-    if (!cgroup_made_ && cgroup_undo_.empty()) return reject(std::move(error_));
     auto self = shared_from_this();
+    if (placing_) {
+      blame_memory(error_);
+      return request_.unplace(
+          [self] { self->loop_.post([self] { self->reject(std::move(self->error_)); }); });
+    }
+    if (!cgroup_made_ && cgroup_undo_.empty()) return reject(std::move(error_));
     run_job([self] {
       self->blame_memory(self->error_);
       self->undo_cgroup();
@@ -360,6 +386,7 @@ class Launch : public std::enable_shared_from_this<Launch> {
   UniqueFd cgroup_;
   bool cgroup_made_ = false;
   CgroupWrites cgroup_undo_;
+  bool placing_ = false;
   bool executing_ = false;
   UniqueFd first_;  // the stub that a successor has followed, until it is reaped
   Launched launched_;

@@ -26,6 +26,10 @@ struct LaunchRequest {
   std::string cgroup;  // "": the caller's own
   CgroupWrites cgroup_writes;
   std::vector<uint8_t> device_program;
+  // The cgroup is made by somebody else, once there is a process for it (unit_place.h): called with
+  // its pid while the stub waits; answered once, on any thread. And what undoes that.
+  std::function<void(int, std::function<void(Status)>)> place;
+  std::function<void(std::function<void()>)> unplace;
   bool until_exec = false;
   UniqueFd init_image;  // instead of the built-in one
 };

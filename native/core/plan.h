@@ -44,6 +44,8 @@ enum HeaderFlag : uint32_t {
   kOomBestEffort = 1,
   // Set by the launcher: behave as on the oldest kernel supported (ISOPOD_FEATURES=5.15).
   kFloor = 2,
+  // Set by the launcher: the process is not where it belongs yet. PLACED comes before the first open.
+  kPlace = 4,
 };
 // Set by the launcher, which then leaves NEWNET out of clone3: 1 + the number, among the
 // descriptors it hands over, of a new network namespace that it had in reserve.

@@ -208,6 +208,9 @@ extern "C" [[noreturn]] void isopod_init_main() {
   stub.mask_slot = plan::kNoSlot;
   if (const long error = map_plan(); error < 0) fail(plan::kStepPlan, 0, error, "", "");
   if (const long error = prologue(); error < 0) fail(plan::kStepPrologue, 0, error, "", "");
+  if ((stub.plan.header().flags & plan::kPlace) != 0)
+    if (const long error = sync_point(plan::kPlaced); error < 0)
+      fail(plan::kOpSync, 0, error, "", "");
   perform_opens();
   perform_ops();
   sys::exit_group(1);

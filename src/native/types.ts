@@ -50,6 +50,12 @@ export interface LaunchOptions {
    * if the launch fails and it was made here. Absent: the caller's own. Not for joining (R4).
    */
   readonly cgroup?: string;
+  /**
+   * A scope that systemd is to make for the process: `cgroup` is where it will be. The stub waits outside until
+   * it has been moved there, limits and device program included. A launch that fails stops the unit again; a
+   * unit of that name that lives is an error (ALREADY_EXISTS) and left alone.
+   */
+  readonly unit?: UnitOptions;
   /** Limits of that cgroup, written in order before anything runs in it; undone if the launch fails. */
   readonly cgroupWrites?: readonly CgroupWrite[];
   /** eBPF device program for that cgroup, cached by its bytes. */

@@ -1,6 +1,6 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
-import { errnoOf, IsopodError, invalid, precondition, unsupported } from "../base/errors";
+import { errnoOf, IsopodError, invalid, precondition } from "../base/errors";
 import { readFileIfPresent } from "../base/files";
 import type { Native } from "../native";
 import type { Target } from "./target";
@@ -14,22 +14,23 @@ const DEFAULT_PARENT = "/isopod";
 const ACCOUNTING = ["cpu", "memory", "pids", "io"];
 const SIGKILL = 9;
 
-/** Absolute path of the cgroup that `cgroupsPath` (or its absence) means for `id`. */
+export function cgroupRoot({ cgroupRoot: root }: Target): string {
+  if (root !== "") return root;
+  throw new IsopodError(
+    "FAILED_PRECONDITION",
+    "finding cgroup2: no such mount: mount it, e.g. at /sys/fs/cgroup",
+    { path: "/sys/fs/cgroup" },
+  );
+}
+
+/** Absolute path of the cgroup that `cgroupsPath`, a path, or its absence means for `id`. */
 export function cgroupOf(target: Target, cgroupsPath: string | undefined, id: string): string {
-  if (target.cgroupRoot === "")
-    throw new IsopodError(
-      "FAILED_PRECONDITION",
-      "finding cgroup2: no such mount: mount it, e.g. at /sys/fs/cgroup",
-      { path: "/sys/fs/cgroup" },
-    );
   const wanted = cgroupsPath || `${DEFAULT_PARENT}/${id}`;
-  if (/^[^/]*:[^/]*:/.test(wanted))
-    throw unsupported("linux.cgroupsPath", wanted, "the systemd driver is not built yet: give a path");
   const below = wanted.startsWith("/") ? wanted : `${DEFAULT_PARENT}/${wanted}`;
   const parts = below.split("/").filter((part) => part !== "");
   if (parts.length === 0 || parts.some((part) => part === "." || part === ".."))
     throw invalid("linux.cgroupsPath", wanted, "must name a cgroup below the root");
-  return path.posix.join(target.cgroupRoot, ...parts);
+  return path.posix.join(cgroupRoot(target), ...parts);
 }
 
 const DESTROY_TIMEOUT_MS = 10_000;
@@ -229,7 +230,12 @@ function subdirectories(cgroup: string): string[] {
  * Signals every process in the cgroup. SIGKILL goes by cgroup.kill, which misses no one; other signals go to
  * the pids that are listed, and a process that forks meanwhile may have a child that does not get it.
  */
-export function signalAll(native: Native, target: Target, cgroup: string, signal: number): void {
+export function signalAll(
+  native: Native,
+  target: Pick<Target, "features">,
+  cgroup: string,
+  signal: number,
+): void {
   if (signal === SIGKILL && target.features["cgroupKill"]) {
     try {
       fs.writeFileSync(path.join(cgroup, "cgroup.kill"), "1");

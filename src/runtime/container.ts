@@ -4,7 +4,7 @@ import { undoOnFailure, withDeadline } from "../base/scope";
 import { now } from "../base/time";
 import type { Launched } from "../native";
 import type { Process as ProcessSpec, Resources, Spec } from "../oci/runtime-spec";
-import { cgroupOf, destroyCgroup, isFrozen, readPids, refusePopulated, signalAll } from "./cgroup";
+import { isFrozen, readPids, refusePopulated, signalAll } from "./cgroup";
 import { readStats } from "./cgroup-stats";
 import { compileContainer } from "./compile";
 import type { Engine } from "./engine";
@@ -12,7 +12,8 @@ import { Exec, type ExecHost } from "./exec";
 import { HeldLimits, limitError } from "./limits";
 import type { BaseFiles } from "./mounts";
 import { OomWatch } from "./oom";
-import { BaseProcess, LOST, launchInto } from "./process";
+import { claimParents, launchInto, type Place, placeOf, releaseParents, removePlace } from "./place";
+import { BaseProcess, LOST } from "./process";
 import { controllersOf } from "./resources";
 import {
   type ContainerRecord,
@@ -52,7 +53,7 @@ export class ContainerProcess extends BaseProcess implements Container, ExecHost
   readonly bundle: string;
   readonly extra: Readonly<Record<string, unknown>>;
   readonly spec: Spec;
-  readonly cgroup: string;
+  readonly #place: Place;
   readonly execs = new Map<string, Exec>();
   readonly #site: ContainerSite;
   #result: number | undefined;
@@ -69,17 +70,17 @@ export class ContainerProcess extends BaseProcess implements Container, ExecHost
       createdAt?: string;
     },
     spec: Spec,
-    cgroup: string,
+    place: Place,
   ) {
     super(engine, options.id, options.id, options.stdio);
     this.#site = site;
     this.bundle = options.bundle;
     this.extra = options.extra;
     this.spec = spec;
-    this.cgroup = cgroup;
+    this.#place = place;
     this.#createdAt = options.createdAt ?? String(now());
-    this.#limits = new HeldLimits(engine, cgroup, options.resources ?? spec.linux?.resources ?? {});
-    this.#oom = new OomWatch(cgroup, engine.warn);
+    this.#limits = new HeldLimits(engine, place, options.resources ?? spec.linux?.resources ?? {});
+    this.#oom = new OomWatch(place.cgroup, engine.warn);
   }
 
   /** Launches the stub, which builds the container and then waits at its gate. Undone on failure. */
@@ -89,7 +90,7 @@ export class ContainerProcess extends BaseProcess implements Container, ExecHost
       checkId("id", id);
       checkSpec(spec);
       const terminal = spec.process?.terminal ?? false;
-      const cgroup = cgroupOf(engine.target, spec.linux?.cgroupsPath, id);
+      const place = placeOf(engine.target, spec.linux?.cgroupsPath, id);
       if (engine.ids.has(id)) throw new IsopodError("ALREADY_EXISTS", `id "${id}": in use`, { path: id });
       engine.ids.add(id);
       scope.defer("id", () => engine.ids.delete(id));
@@ -98,7 +99,7 @@ export class ContainerProcess extends BaseProcess implements Container, ExecHost
         site,
         { id, bundle, stdio: { ...stdio, terminal }, extra },
         spec,
-        cgroup,
+        place,
       );
       const gate = gatePath(engine.stateDir, id);
       const { plan, deviceProgram, limits } = compileContainer({
@@ -118,22 +119,26 @@ export class ContainerProcess extends BaseProcess implements Container, ExecHost
       engine.native.makeFifo({ path: gate, mode: 0o600 });
       const ends = StdioEnds.open(engine, id, container.stdio);
       scope.defer("stdio", () => ends.close());
-      refusePopulated(cgroup);
-      engine.parents.claim(cgroup, controllersOf(limits));
-      scope.defer("parent cgroup", () => engine.parents.release(cgroup));
+      refusePopulated(place.cgroup);
+      claimParents(engine, place, controllersOf(limits));
+      scope.defer("parent cgroup", () => releaseParents(engine, place));
       // No turn of the loop before the launch if there need be none: the caller goes on while it runs.
       const found = site.base();
       const base = found instanceof Promise ? await found : found;
       let launched: Launched;
       try {
-        launched = await launchInto(engine, {
-          plan,
-          fds: [base.fd],
-          cgroup,
-          ...(limits.length > 0 && { cgroupWrites: limits }),
-          deviceProgram,
-          until: "ready",
-        });
+        launched = await launchInto(
+          engine,
+          place,
+          {
+            plan,
+            fds: [base.fd],
+            ...(limits.length > 0 && { cgroupWrites: limits }),
+            deviceProgram,
+            until: "ready",
+          },
+          { description: `isopod container ${id}`, annotations: spec.annotations },
+        );
       } catch (error) {
         throw limitError(error, limits);
       } finally {
@@ -158,9 +163,9 @@ export class ContainerProcess extends BaseProcess implements Container, ExecHost
     left: Readonly<Record<string, number>>,
     known: { status: number; exitedAt: bigint } | undefined,
   ): ContainerProcess {
-    const container = new ContainerProcess(engine, site, record, spec, record.cgroup);
+    const container = new ContainerProcess(engine, site, record, spec, record);
     engine.ids.add(record.id);
-    engine.parents.claim(record.cgroup);
+    claimParents(engine, record);
     container.pid = record.pid;
     container.ends = StdioEnds.recovered(engine, record.id, record.stdio, left);
     container.pidfd = left[`${record.id}/pidfd`];
@@ -182,6 +187,10 @@ export class ContainerProcess extends BaseProcess implements Container, ExecHost
     known: { status: number; exitedAt: bigint } | undefined,
   ): void {
     this.execs.set(record.id, Exec.recovered(this.engine, this, record, left, known));
+  }
+
+  get cgroup(): string {
+    return this.#place.cgroup;
   }
 
   get state(): ProcessState {
@@ -324,9 +333,9 @@ export class ContainerProcess extends BaseProcess implements Container, ExecHost
       await this.exited;
     }
     for (const exec of [...this.execs.values()]) await exec.delete();
-    await this.#destroyCgroup();
+    await removePlace(this.engine, this.#place);
     this.#closeResult();
-    this.engine.parents.release(this.cgroup);
+    releaseParents(this.engine, this.#place);
     this.engine.ids.delete(this.id);
     this.#site.forget(this);
   }
@@ -335,13 +344,9 @@ export class ContainerProcess extends BaseProcess implements Container, ExecHost
   async #abandon(): Promise<void> {
     await super.kill(SIGKILL).catch(() => {});
     await this.exited;
-    await this.#destroyCgroup();
+    await removePlace(this.engine, this.#place);
     this.#closeResult();
     this.engine.store?.drop(`${this.key}/`);
-  }
-
-  #destroyCgroup(): Promise<void> {
-    return destroyCgroup(this.engine.native, this.cgroup);
   }
 
   #closeResult(): void {
@@ -361,6 +366,7 @@ export class ContainerProcess extends BaseProcess implements Container, ExecHost
         ...(this.#site.sandbox !== undefined && { sandbox: this.#site.sandbox }),
         bundle: this.bundle,
         cgroup: this.cgroup,
+        ...(this.#place.unit !== undefined && { unit: this.#place.unit }),
         ...(resources && { resources }),
         stdio: this.stdio,
         extra: this.extra,

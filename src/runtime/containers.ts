@@ -5,9 +5,10 @@ import { readFileIfPresent } from "../base/files";
 import { now } from "../base/time";
 import { type ExitStatus, native } from "../native";
 import type { Spec } from "../oci/runtime-spec";
-import { CgroupParents, destroyCgroup } from "./cgroup";
+import { CgroupParents } from "./cgroup";
 import { ContainerProcess } from "./container";
 import type { Engine } from "./engine";
+import { removePlace } from "./place";
 import { ImplicitSandbox, StubSandbox } from "./sandbox";
 import {
   type ContainerRecord,
@@ -17,6 +18,7 @@ import {
   removeRecord,
   type SandboxRecord,
 } from "./state";
+import { Units } from "./systemd/units";
 import type { LeftBehind, Runtime, RuntimeOptions, Sandbox, SandboxOptions } from "./types";
 
 export { defaultSeccomp } from "./default-seccomp";
@@ -59,6 +61,7 @@ function engineOf(options: RuntimeOptions): Engine {
     dieWithParent: options.dieWithParent ?? false,
     warn: options.warn ?? (() => {}),
     parents: new CgroupParents(target),
+    units: new Units(addon),
     ids: new Set(),
     base: () => {
       base ??= addon.baseNamespace().then((fd) => {
@@ -148,7 +151,7 @@ function readSpec(engine: Engine, record: ContainerRecord): Spec {
 
 async function takeDown(engine: Engine, record: SandboxRecord | ContainerRecord): Promise<void> {
   engine.warn("taking down what was being made when the server ended", { id: record.id });
-  await destroyCgroup(engine.native, record.cgroup);
+  await removePlace(engine, record);
   engine.store?.drop(`${record.id}/`);
   removeRecord(engine.stateDir, record.id);
 }

@@ -1,9 +1,11 @@
 import { isDeepStrictEqual } from "node:util";
 import { IsopodError, messageOf, precondition, unsupported } from "../base/errors";
+import type { CgroupWrite } from "../native";
 import type { DeviceRule, Resources } from "../oci/runtime-spec";
 import { readMemoryUsage } from "./cgroup-stats";
 import type { Engine } from "./engine";
 import type { Limit } from "./limit-list";
+import type { Place } from "./place";
 import { compileResources, controllersOf } from "./resources";
 import { mergeResources } from "./resources-merge";
 import { checkResources } from "./validate";
@@ -11,14 +13,14 @@ import { checkResources } from "./validate";
 /** The limits that hold for one container, and how they are changed: all that is asked for, or nothing. */
 export class HeldLimits {
   readonly #engine: Engine;
-  readonly #cgroup: string;
+  readonly #place: Place;
   #held: Resources;
   /** One change at a time: each reads what the one before has left. */
   #changing: Promise<void> = Promise.resolve();
 
-  constructor(engine: Engine, cgroup: string, held: Resources) {
+  constructor(engine: Engine, place: Place, held: Resources) {
     this.#engine = engine;
-    this.#cgroup = cgroup;
+    this.#place = place;
     this.#held = held;
   }
 
@@ -37,22 +39,39 @@ export class HeldLimits {
   async #update(change: Resources, record: () => void): Promise<void> {
     checkResources(change, "resources");
     refuseDevices(change.devices, this.#held.devices);
-    const { native, target, parents, warn } = this.#engine;
+    const { target, parents, warn } = this.#engine;
+    const { cgroup, unit } = this.#place;
     const held = this.#held;
     const limits = compileResources({ field: "resources", change, held, host: target, warn });
-    if (change.memory?.checkBeforeUpdate) refuseBelowUsage(this.#cgroup, change.memory.limit);
-    parents.enable(this.#cgroup, controllersOf(limits));
-    const undo = await native
-      .cgroupWrite({ path: this.#cgroup, writes: limits })
-      .catch((error: unknown) => Promise.reject(limitError(error, limits)));
+    if (change.memory?.checkBeforeUpdate) refuseBelowUsage(cgroup, change.memory.limit);
+    if (unit === undefined) parents.enable(cgroup, controllersOf(limits));
+    const undo = await this.#write(limits).catch((error: unknown) => {
+      throw limitError(error, limits);
+    });
     this.#held = mergeResources(held, change);
     try {
       record();
     } catch (error) {
       this.#held = held;
-      await native.cgroupWrite({ path: this.#cgroup, writes: undo });
+      await this.#write(undo);
       throw error;
     }
+  }
+
+  /** All or nothing; returns what puts the former values back. systemd checks all before it takes any. */
+  async #write(limits: readonly CgroupWrite[]): Promise<readonly CgroupWrite[]> {
+    const { native, units } = this.#engine;
+    const { cgroup: path, unit } = this.#place;
+    if (unit === undefined) return native.cgroupWrite({ path, writes: limits });
+    const { properties, writes } = await units.limits(limits);
+    const undo = await native.cgroupWrite({ path, writes });
+    try {
+      await units.set(unit, properties);
+    } catch (error) {
+      await native.cgroupWrite({ path, writes: undo });
+      throw error;
+    }
+    return undo;
   }
 }
 

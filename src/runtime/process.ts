@@ -1,25 +1,11 @@
 import * as fs from "node:fs";
 import { IsopodError, messageOf, precondition } from "../base/errors";
 import { now } from "../base/time";
-import type { ExitStatus, Launched, LaunchOptions } from "../native";
+import type { ExitStatus, Launched } from "../native";
 import type { Engine } from "./engine";
 import { exitPath, removeRecord } from "./state";
 import type { StdioEnds } from "./stdio-ends";
 import type { Process, ProcessState, Stdio } from "./types";
-
-/** Launches into a cgroup whose parent may have been removed since it was claimed. */
-export async function launchInto(
-  engine: Engine,
-  options: LaunchOptions & { readonly cgroup: string },
-): Promise<Launched> {
-  try {
-    return await engine.native.launch(options);
-  } catch (error) {
-    if (!IsopodError.is(error) || error.errno !== "ENOENT" || error.path !== options.cgroup) throw error;
-    engine.parents.restore(options.cgroup);
-    return engine.native.launch(options);
-  }
-}
 
 /** Nobody saw how it ended. */
 export const LOST = 255;

@@ -4,14 +4,15 @@ import { IsopodError, precondition } from "../base/errors";
 import { undoOnFailure } from "../base/scope";
 import { now } from "../base/time";
 import type { ExitStatus, Launched } from "../native";
-import { cgroupOf, destroyCgroup, refusePopulated } from "./cgroup";
+import { refusePopulated } from "./cgroup";
 import { readStats } from "./cgroup-stats";
 import { compileSandbox } from "./compile-sandbox";
 import { type Base, ContainerProcess, type ContainerSite } from "./container";
 import type { Engine } from "./engine";
 import { openNamespaces } from "./exec";
 import type { BaseFiles } from "./mounts";
-import { LOST, launchInto } from "./process";
+import { claimParents, launchInto, type Place, placeOf, releaseParents, removePlace } from "./place";
+import { LOST } from "./process";
 import { exitPath, readExit, removeRecord, type SandboxRecord, versioned, writeRecord } from "./state";
 import type { CgroupStats, ContainerOptions, Sandbox, SandboxOptions } from "./types";
 import { checkId } from "./validate";
@@ -28,7 +29,7 @@ export class StubSandbox implements Sandbox {
   readonly exited: Promise<ExitStatus>;
   exit: ExitStatus | undefined;
   readonly #engine: Engine;
-  readonly #cgroup: string;
+  readonly #place: Place;
   readonly #podCgroup: boolean;
   readonly #site: ContainerSite;
   readonly #onDestroyed: () => void;
@@ -51,7 +52,7 @@ export class StubSandbox implements Sandbox {
     this.pid = record.pid;
     this.createdAt = BigInt(record.createdAt);
     this.extra = record.extra;
-    this.#cgroup = record.cgroup;
+    this.#place = record;
     this.#podCgroup = record.options.podCgroup ?? false;
     this.#pidfd = pidfd;
     this.#onDestroyed = onDestroyed;
@@ -73,7 +74,7 @@ export class StubSandbox implements Sandbox {
     const { id, extra = {}, files = {} } = options;
     return undoOnFailure(async (scope) => {
       checkId("id", id);
-      const cgroup = cgroupOf(engine.target, options.cgroupsPath, id);
+      const place = placeOf(engine.target, options.cgroupsPath, id);
       if (engine.ids.has(id)) throw new IsopodError("ALREADY_EXISTS", `id "${id}": in use`, { path: id });
       engine.ids.add(id);
       scope.defer("id", () => engine.ids.delete(id));
@@ -86,18 +87,24 @@ export class StubSandbox implements Sandbox {
           id,
           pid,
           createdAt: String(now()),
-          cgroup,
+          cgroup: place.cgroup,
+          ...(place.unit !== undefined && { unit: place.unit }),
           options: { ...rest, files: present },
           extra,
         });
       scope.defer("record", () => removeRecord(engine.stateDir, id));
       writeRecord(engine.stateDir, id, record(0));
-      refusePopulated(cgroup);
-      engine.parents.claim(cgroup);
-      scope.defer("parent cgroup", () => engine.parents.release(cgroup));
+      refusePopulated(place.cgroup);
+      claimParents(engine, place);
+      scope.defer("parent cgroup", () => releaseParents(engine, place));
       const base = await engine.base();
-      const launched = await launchInto(engine, { plan, fds: [base], cgroup, until: "ready" });
-      scope.defer("stub", () => abandon(engine, launched, cgroup));
+      const launched = await launchInto(
+        engine,
+        place,
+        { plan, fds: [base], until: "ready" },
+        { description: `isopod sandbox ${id}` },
+      );
+      scope.defer("stub", () => abandon(engine, launched, place));
       if (launched.result !== undefined) fs.closeSync(launched.result);
       const { pid, pidfd } = launched;
       engine.store?.put(`${id}/pidfd`, pidfd);
@@ -117,7 +124,7 @@ export class StubSandbox implements Sandbox {
     onDestroyed: () => void,
   ): StubSandbox {
     engine.ids.add(record.id);
-    engine.parents.claim(record.cgroup);
+    claimParents(engine, record);
     const pidfd = left[`${record.id}/pidfd`];
     const exit = readExit(engine.stateDir, record.id) ?? known;
     const file = exitPath(engine.stateDir, record.id);
@@ -150,7 +157,8 @@ export class StubSandbox implements Sandbox {
 
   /** The pod's where it has a cgroup of its own, containers and all; else only what the stub uses. */
   async stats(): Promise<CgroupStats> {
-    return readStats(this.#podCgroup ? path.dirname(this.#cgroup) : this.#cgroup);
+    const { cgroup } = this.#place;
+    return readStats(this.#podCgroup ? path.dirname(cgroup) : cgroup);
   }
 
   stop(): Promise<void> {
@@ -177,8 +185,8 @@ export class StubSandbox implements Sandbox {
     await this.stop();
     for (const container of [...this.containers.values()]) await container.delete();
     const engine = this.#engine;
-    await destroyCgroup(engine.native, this.#cgroup);
-    engine.parents.release(this.#cgroup);
+    await removePlace(engine, this.#place);
+    releaseParents(engine, this.#place);
     engine.store?.drop(`${this.id}/`);
     removeRecord(engine.stateDir, this.id);
     engine.ids.delete(this.id);
@@ -204,11 +212,11 @@ async function end(container: ContainerProcess): Promise<void> {
   await container.exited;
 }
 
-async function abandon(engine: Engine, { pid, pidfd }: Launched, cgroup: string): Promise<void> {
+async function abandon(engine: Engine, { pid, pidfd }: Launched, place: Place): Promise<void> {
   engine.native.signal({ pidfd, signal: SIGKILL });
   await engine.native.awaitExit({ pid, pidfd });
   fs.closeSync(pidfd);
-  await destroyCgroup(engine.native, cgroup);
+  await removePlace(engine, place);
 }
 
 /** Task Create without a sandbox: nothing of its own; it ends with its one container. */

@@ -34,6 +34,8 @@ export interface SandboxRecord {
   /** Nanoseconds since 1970. */
   readonly createdAt: string;
   readonly cgroup: string;
+  /** systemd's unit that owns it, with that driver. */
+  readonly unit?: string;
   readonly options: Omit<SandboxOptions, "files" | "extra"> & { readonly files: readonly string[] };
   readonly extra: Readonly<Record<string, unknown>>;
 }
@@ -49,6 +51,8 @@ export interface ContainerRecord {
   /** Its config.json is read again after a crash, for the execs to come. */
   readonly bundle: string;
   readonly cgroup: string;
+  /** systemd's unit that owns it, with that driver. */
+  readonly unit?: string;
   /** The limits that hold since an update; absent: those of its config.json. */
   readonly resources?: Resources;
   readonly stdio: Stdio;

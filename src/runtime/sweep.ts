@@ -1,7 +1,7 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { native } from "../native";
-import { destroyCgroup } from "./cgroup";
+import { removePlace } from "./place";
 import { readRecords } from "./state";
 
 /**
@@ -15,11 +15,12 @@ export function sweepStateDirs(root: string): void {
   } catch {
     return; // the first one ever
   }
+  const host = { native: native(), target: native().features() };
   for (const name of names) {
     const directory = path.join(root, name);
     if (!/^\d+$/.test(name) || (Number(name) !== process.pid && isAlive(Number(name)))) continue;
     for (const record of readRecords(directory, () => {}))
-      if (record.kind !== "exec") void destroyCgroup(native(), record.cgroup).catch(() => {});
+      if (record.kind !== "exec") void removePlace(host, record).catch(() => {});
     fs.rmSync(directory, { recursive: true, force: true });
   }
 }

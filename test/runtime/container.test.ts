@@ -241,9 +241,9 @@ const FAILURES: readonly (readonly [string, (options: ContainerOptions) => Conta
   ["a refused field", (o) => ({ ...o, spec: { ...o.spec, hooks: { poststop: [{ path: "/x" }] } } }), /hooks/],
   ["a FIFO that is not there", (o) => ({ ...o, stdio: { stdout: "/no/fifo" } }), /"\/no\/fifo"/],
   [
-    "a systemd cgroup path",
-    (o) => ({ ...o, spec: { ...o.spec, linux: { ...o.spec.linux, cgroupsPath: "a.slice:b:c" } } }),
-    /linux\.cgroupsPath/,
+    "a unit in no slice",
+    (o) => ({ ...o, spec: { ...o.spec, linux: { ...o.spec.linux, cgroupsPath: "a:b:c" } } }),
+    /linux\.cgroupsPath: "a:b:c": "a" is not a slice/,
   ],
   [
     "a cgroup path that climbs",

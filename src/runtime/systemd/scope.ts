@@ -12,6 +12,8 @@ export interface ScopeOptions {
   readonly annotations?: Readonly<Record<string, string>> | undefined;
 }
 
+const UNLIMITED = 2n ** 64n - 1n;
+
 const text = (name: string, value: string): UnitProperty => ({ name, signature: "s", value });
 const flag = (name: string, value: boolean): UnitProperty => ({ name, signature: "b", value });
 
@@ -30,6 +32,8 @@ export function scopeProperties(options: ScopeOptions): readonly UnitProperty[] 
     flag("DefaultDependencies", false),
     // One that failed is forgotten too, so that its name is free again.
     text("CollectMode", "inactive-or-failed"),
+    // systemd has a default of its own here (DefaultTasksMax), which is nobody's wish for a container.
+    { name: "TasksMax", signature: "t", value: UNLIMITED },
     ...options.limits,
     ...annotated(options.annotations ?? {}),
   ];
