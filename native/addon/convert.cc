@@ -1,37 +1,7 @@
-#include <cerrno>
-
 #include "addon/promise.h"
 #include "core/error_text.h"
 
 namespace isopod::addon {
-namespace {
-
-const char* code_of(int err) {
-  switch (err) {
-    case ENOENT:
-    case ESRCH:
-      return "NOT_FOUND";
-    case EEXIST:
-      return "ALREADY_EXISTS";
-    case EINVAL:
-    case ENAMETOOLONG:
-      return "INVALID_ARGUMENT";
-    case EACCES:
-    case EPERM:
-      return "PERMISSION_DENIED";
-    case ENOSPC:
-    case EMFILE:
-    case ENFILE:
-    case EAGAIN:
-      return "RESOURCE_EXHAUSTED";
-    case ETIMEDOUT:
-      return "DEADLINE_EXCEEDED";
-    default:
-      return "UNKNOWN";
-  }
-}
-
-}  // namespace
 
 Napi::Value error_value(Napi::Env env, const Error& error) {
   Napi::Object value = Napi::Error::New(env, core::text_of(error)).Value();
@@ -41,7 +11,7 @@ Napi::Value error_value(Napi::Env env, const Error& error) {
   if (node_api_symbol_for(env, kBrand, sizeof(kBrand) - 1, &brand) == napi_ok)
     value.Set(brand, true);
   value.Set("name", "IsopodError");
-  value.Set("code", error.code != nullptr ? error.code : code_of(error.err));
+  value.Set("code", core::code_of(error));
   value.Set("step", error.step);
   if (error.err != 0) value.Set("errno", core::errno_name(error.err));
   if (const std::string& path = error.target.empty() ? error.subject : error.target; !path.empty())

@@ -218,6 +218,32 @@ std::string errno_name(int err) {
   return name != nullptr ? name : "errno " + std::to_string(err);
 }
 
+const char* code_of(const Error& error) {
+  if (error.code != nullptr) return error.code;
+  switch (error.err) {
+    case ENOENT:
+    case ESRCH:
+      return "NOT_FOUND";
+    case EEXIST:
+      return "ALREADY_EXISTS";
+    case EINVAL:
+    case ENAMETOOLONG:
+      return "INVALID_ARGUMENT";
+    case EACCES:
+    case EPERM:
+      return "PERMISSION_DENIED";
+    case ENOSPC:
+    case EMFILE:
+    case ENFILE:
+    case EAGAIN:
+      return "RESOURCE_EXHAUSTED";
+    case ETIMEDOUT:
+      return "DEADLINE_EXCEEDED";
+    default:
+      return "UNKNOWN";
+  }
+}
+
 Error error_of(const plan::Report& report) {
   Error error;
   error.err = report.error;

@@ -15,6 +15,8 @@ const char* step_of(uint32_t op);
 std::string text_of(const Error& error);
 // "EPERM"; "" for 0.
 std::string errno_name(int err);
+// The errdefs word: the error's own, else its errno's.
+const char* code_of(const Error& error);
 // What the stub reported, as an Error.
 Error error_of(const plan::Report& report);
 
