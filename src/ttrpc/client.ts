@@ -1,10 +1,11 @@
 import * as net from "node:net";
+import type { Duplex } from "node:stream";
 import { errnoOf, IsopodError, messageOf } from "../base/errors";
 import { ttrpc } from "../gen/shim";
-import { type Method, methodsOf } from "./codec";
+import { type Method, methodsOf, type Protocol } from "./codec";
 import { encodeFrame, FLAG, type Frame, FrameParser, MAX_DATA, TYPE } from "./frame";
 import { Inbox } from "./inbox";
-import { errorOf } from "./status";
+import { errorOf, type ReceivedStatus } from "./status";
 
 /** Request and response types of a service's methods, for `Client.service`. */
 export type Api = Record<string, { request: object; response: object }>;
@@ -32,6 +33,13 @@ export type ServiceClient<A extends Api> = {
     options?: CallOptions & { first?: A[M]["request"] },
   ): ClientStream<A[M]["request"], A[M]["response"]>;
 };
+
+export interface ClientOptions {
+  /** What is spoken; by default that of shims. */
+  readonly protocol?: Protocol;
+  /** Makes an error of a status, for a service that says more in its details. */
+  readonly errorOf?: (status: ReceivedStatus) => IsopodError;
+}
 
 const CONNECT_MS = 10_000;
 
@@ -81,13 +89,16 @@ interface Pending {
 export class Client {
   /** Resolves when the connection has ended, for whatever reason. */
   readonly closed: Promise<void>;
-  readonly #socket: net.Socket;
+  readonly #socket: Duplex;
+  readonly #options: ClientOptions;
   readonly #pending = new Map<number, Pending>();
   readonly #methods = new Map<string, ReadonlyMap<string, Method>>();
   #nextId = 1;
 
-  constructor(socket: net.Socket) {
+  /** Takes the stream: it is destroyed by `close`. */
+  constructor(socket: Duplex, options: ClientOptions = {}) {
     this.#socket = socket;
+    this.#options = options;
     const parser = new FrameParser({
       frame: (frame) => this.#frame(frame),
       oversize: ({ streamId, length }) =>
@@ -109,7 +120,7 @@ export class Client {
 
   /** Lets the process end although the connection is open. */
   unref(): void {
-    this.#socket.unref();
+    if (this.#socket instanceof net.Socket) this.#socket.unref();
   }
 
   /** Ends the connection; calls in flight fail with UNAVAILABLE. Idempotent. */
@@ -199,7 +210,7 @@ export class Client {
   #describe(service: string, method: string): Method {
     let methods = this.#methods.get(service);
     if (methods === undefined) {
-      methods = methodsOf(service);
+      methods = methodsOf(service, this.#options.protocol);
       this.#methods.set(service, methods);
     }
     const found = methods.get(method);
@@ -229,7 +240,7 @@ export class Client {
 
   #response(streamId: number, pending: Pending, data: Buffer): void {
     const { status, payload } = ttrpc.Response.decode(data);
-    if (status?.code) this.#finish(streamId, errorOf(status));
+    if (status?.code) this.#finish(streamId, (this.#options.errorOf ?? errorOf)(status));
     else this.#finish(streamId, undefined, pending.method.response.decode(payload));
   }
 

@@ -22,28 +22,36 @@ interface MethodEntry {
   readonly serverStream: boolean;
 }
 
-/** Written by scripts/build.mjs from the .proto files. */
-const described = require("../gen/shim.services.json") as Readonly<
-  Record<string, Readonly<Record<string, MethodEntry>>>
->;
+/** A generated module (src/gen): its services, as scripts/build.mjs lists them, and its message classes. */
+export interface Protocol {
+  readonly services: Readonly<Record<string, Readonly<Record<string, MethodEntry>>>>;
+  readonly messages: object;
+}
+
+const shim: Protocol = { services: require("../gen/shim.services.json"), messages: gen };
 
 /** The methods of a service of proto/, by its full name. Throws UNIMPLEMENTED for one that is not there. */
-export function methodsOf(service: string): ReadonlyMap<string, Method> {
-  const entries = described[service];
+export function methodsOf(service: string, protocol: Protocol = shim): ReadonlyMap<string, Method> {
+  const entries = protocol.services[service];
   if (entries === undefined) {
     throw new IsopodError("UNIMPLEMENTED", `service "${service}": not described in proto/`);
   }
   return new Map(
     Object.entries(entries).map(([name, entry]) => [
       name,
-      { ...entry, name, request: messageType(entry.request), response: messageType(entry.response) },
+      {
+        ...entry,
+        name,
+        request: messageType(entry.request, protocol),
+        response: messageType(entry.response, protocol),
+      },
     ]),
   );
 }
 
 /** The generated class of a message by its full name. */
-export function messageType(fullName: string): MessageType {
-  let node: unknown = gen;
+export function messageType(fullName: string, protocol: Protocol = shim): MessageType {
+  let node: unknown = protocol.messages;
   for (const part of fullName.split(".")) node = (node as Record<string, unknown> | undefined)?.[part];
   if (typeof node !== "function") {
     throw new IsopodError("UNIMPLEMENTED", `message "${fullName}": not described in proto/`);

@@ -32,7 +32,14 @@ export function statusOf(error: unknown): Status {
   return { code, message: messageOf(error) };
 }
 
+/** As it is decoded. */
+export interface ReceivedStatus {
+  readonly code?: number | null;
+  readonly message?: string | null;
+  readonly details?: readonly { type_url?: string | null; value?: Uint8Array | null }[] | null;
+}
+
 /** The error that a status stands for; a code outside the list is UNKNOWN. */
-export function errorOf(status: { code?: number | null; message?: string | null }): IsopodError {
+export function errorOf(status: ReceivedStatus): IsopodError {
   return new IsopodError(words.get(status.code ?? 2) ?? "UNKNOWN", status.message ?? "");
 }
