@@ -86,6 +86,19 @@
       "ldflags!": ["-rdynamic"],
     },
     {
+      # The guest's first process: static, the same core and the same init stub as on the host.
+      "target_name": "isopod-agent",
+      "type": "executable",
+      "dependencies": ["core", "init-image"],
+      "sources": ["<!@(ls native/agent/*.cc)"],
+      "include_dirs": ["<(SHARED_INTERMEDIATE_DIR)"],
+      "defines": ["ISOPOD_VERSION=\"<!(node -p \"require('./package.json').version\")\""],
+      "cflags_cc": ["<@(warnings)", "-Os", "-ffunction-sections", "-fdata-sections"],
+      "cflags!": ["-fPIC"],
+      "ldflags": ["-static", "-s", "-Wl,--gc-sections"],
+      "ldflags!": ["-rdynamic"],
+    },
+    {
       "target_name": "containerd-shim-isopod-v2",
       "type": "executable",
       "sources": ["<!@(ls native/monitor/*.cc)"],

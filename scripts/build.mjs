@@ -24,12 +24,18 @@ const stale = (outputs, inputs) =>
   newest(inputs) > Math.min(...outputs.map((f) => fs.statSync(f).mtimeMs));
 
 /** Generated modules: protobufjs static code, its types, and the list of services for the servers. */
-const modules = { cri: "proto/cri", shim: "proto/containerd", pod: "proto/cri" };
+const modules = {
+  cri: "proto/cri",
+  shim: "proto/containerd",
+  pod: "proto/cri",
+  agent: "proto/agent",
+};
 /** Modules that hold one message and what it is made of: a shim needs no more of CRI than this. */
 const only = { pod: "runtime.v1.PodSandboxConfig" };
 const extra = {
   cri: [],
   pod: [],
+  agent: [],
   shim: [
     "proto/ttrpc/request.proto",
     "proto/cgroups/v2/metrics.proto",
@@ -148,7 +154,9 @@ function buildNative() {
   const makefile = "build/Makefile";
   const gyp = (command) => run(bin("node-gyp"), [command, `--nodedir=${nodedir}`, "--loglevel=warn"]);
   // The directories too: sources are globbed when configuring.
-  const rooms = ["init", "core", "vmm", "vmm/virtio", "addon", "monitor"].map((room) => `native/${room}`);
+  const rooms = ["init", "core", "vmm", "vmm/virtio", "fs", "addon", "monitor", "agent"].map(
+    (room) => `native/${room}`,
+  );
   if (stale([makefile], ["binding.gyp", ...rooms])) gyp("configure");
   run("make", ["-s", "-C", "build", "BUILDTYPE=Release", "-j2"]);
 }
