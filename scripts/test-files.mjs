@@ -1,7 +1,10 @@
 // Lists the compiled tests, one a line. Tests that launch processes appear twice: as they are, and through
 // a file that first forces the host's features down to the oldest kernel that isopod supports.
 //
-//   --quick    without what takes more than a few seconds, without the second appearance
+//   --quick      without what takes more than a few seconds, without the second appearance
+//   --launching  only the launch suite, once: for another kernel
+//
+// Tests that boot machines are never listed: they run by themselves.
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { fileURLToPath } from "node:url";
@@ -12,6 +15,16 @@ const quick = process.argv.includes("--quick");
 /** Rooms whose tests depend on what the kernel offers. */
 const launching = ["native", "core", "init", "runtime"];
 const floor = "dist/floor";
+/** Those of them that launch: what the testbed repeats on another kernel. */
+const launchSuite = [
+  ...["cve", "environment", "fault", "host", "launch", "pump", "rules", "spawn"].map(
+    (name) => `native/${name}`,
+  ),
+  ...["container", "device-program", "honoured", "library", "recover", "sandbox", "seccomp-kernel"].map(
+    (name) => `runtime/${name}`,
+  ),
+].map((name) => `${name}.test.js`);
+const booting = ["testbed/boot.test.js"];
 /** What takes longest: first in line, so that nothing long is left to run alone; left out of the quick run. */
 const slow = [
   "soak/soak",
@@ -29,11 +42,15 @@ const compiled = fs
   .filter((name) => name.endsWith(".test.ts"))
   .sort()
   .map((name) => name.replace(/\.ts$/, ".js"));
-const gone = slow.find((name) => !compiled.includes(name));
+const gone = [...slow, ...launchSuite, ...booting].find((name) => !compiled.includes(name));
 if (gone) throw new Error(`scripts/test-files.mjs names ${gone}, which does not exist`);
-const others = compiled.filter((name) => !slow.includes(name));
+const others = compiled.filter((name) => !slow.includes(name) && !booting.includes(name));
 const files = quick ? others : [...slow, ...others];
 
+if (process.argv.includes("--launching")) {
+  for (const name of launchSuite) console.log(path.join("dist/test", name));
+  process.exit();
+}
 fs.rmSync(floor, { recursive: true, force: true });
 for (const name of files) console.log(path.join("dist/test", name));
 for (const name of quick ? [] : files) {

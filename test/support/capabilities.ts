@@ -1,5 +1,6 @@
 import { spawnSync } from "node:child_process";
 import * as fs from "node:fs";
+import * as path from "node:path";
 import { cgroup2Mount } from "./host";
 import type { Need } from "./needs";
 
@@ -54,6 +55,14 @@ export function capability(name: Capability): CapabilityNeed<object> {
 }
 
 const probed = new Map<Capability, object | undefined>();
+
+/** Tells the runner of the whole suite that this file has tests for the testbed (test/testbed/plan.ts). */
+export function reportLacking(name: Capability): void {
+  const list = process.env["ISOPOD_TESTBED_LACKING"];
+  if (list === undefined) return;
+  const file = path.relative(process.cwd(), process.argv[1] ?? "");
+  fs.appendFileSync(list, `${JSON.stringify({ file, capability: name })}\n`);
+}
 
 /** What is to be told of it; undefined where it is missing. */
 function probe(name: Capability): object | undefined {

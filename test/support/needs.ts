@@ -1,4 +1,4 @@
-import { type Capability, inTestbed } from "./capabilities";
+import { type Capability, inTestbed, reportLacking } from "./capabilities";
 
 /**
  * What a test needs from the machine beyond root and namespaces. A test names its needs and is skipped
@@ -27,11 +27,14 @@ export interface Needed {
 /** Skips with every reason at once; inside the testbed a missing capability fails the test instead. */
 export function needs(...wanted: readonly Need<unknown>[]): Needed {
   const missing = wanted.filter((need): need is Missing => (need as Missing).missing !== undefined);
-  const lacking = missing.filter((need) => (need as { capability?: Capability }).capability !== undefined);
+  const lacking = missing.filter(
+    (need): need is Missing & { capability: Capability } => "capability" in need,
+  );
   if (inTestbed && lacking.length > 0) {
     const reason = lacking.map((need) => `${need.missing}: missing in the testbed itself`).join("; ");
     return { skip: false, signal: AbortSignal.abort(new Error(reason)) };
   }
+  for (const need of lacking) reportLacking(need.capability);
   return { skip: missing.length > 0 ? missing.map((need) => need.missing).join("; ") : false };
 }
 
