@@ -4,8 +4,9 @@ import * as os from "node:os";
 import * as path from "node:path";
 import { silentLog } from "../../src/base/log";
 import { type Image, openImages } from "../../src/image";
+import type { CgroupDriver } from "../../src/oci/cgroups-path";
 import { type TestNetwork, writeNetwork } from "./cni";
-import { cleanEnv } from "./command";
+import { cleanEnv, command } from "./command";
 import { type CriClient, criClient } from "./cri-client";
 import { destroyCgroup, type Host, onHost, privateHost } from "./host";
 import { repository } from "./peers";
@@ -19,7 +20,8 @@ export interface Daemon extends AsyncDisposable {
   readonly socket: string;
   readonly host: Host;
   readonly network: TestNetwork | undefined;
-  /** For pods' `cgroup_parent`: what is below dies at `end`. */
+  readonly cgroupDriver: CgroupDriver;
+  /** For pods' `cgroup_parent`: what is below dies at `end`. With the systemd driver a slice's path. */
   readonly cgroupParent: string;
   readonly cri: CriClient;
   /** Of `isopod serve`; 0 while none runs. */
@@ -44,6 +46,8 @@ export interface DaemonOptions {
   readonly host?: Host;
   /** CNI with bridge and host-local; default: none, so only pods on the host's network run. */
   readonly cni?: boolean | Omit<Parameters<typeof writeNetwork>[1] & object, "host">;
+  /** Default: what ISOPOD_TEST_CGROUP_DRIVER says, else cgroupfs. systemd must then be PID 1. */
+  readonly cgroupDriver?: CgroupDriver;
   /** Further config.toml lines. */
   readonly config?: string;
   readonly env?: Readonly<Record<string, string>>;
@@ -82,6 +86,16 @@ export async function importImages(daemon: Daemon, archive: string): Promise<rea
   }
 }
 
+function defaultDriver(): CgroupDriver {
+  const driver = process.env["ISOPOD_TEST_CGROUP_DRIVER"] || "cgroupfs";
+  if (driver === "cgroupfs" || driver === "systemd") return driver;
+  throw new Error(`ISOPOD_TEST_CGROUP_DRIVER: "${driver}": must be cgroupfs or systemd`);
+}
+
+/** A dash in a slice's name would put it into another one. */
+const parentFor = (driver: CgroupDriver, name: string): string =>
+  driver === "systemd" ? `/${name.replaceAll("-", "")}.slice` : `/${name}`;
+
 class DaemonProcess implements Daemon {
   readonly dir: string;
   readonly root: string;
@@ -89,6 +103,7 @@ class DaemonProcess implements Daemon {
   readonly socket: string;
   readonly host: Host;
   readonly network: TestNetwork | undefined;
+  readonly cgroupDriver: CgroupDriver;
   readonly cgroupParent: string;
   readonly cri: CriClient;
   private readonly options: DaemonOptions;
@@ -100,7 +115,8 @@ class DaemonProcess implements Daemon {
     this.state = path.join(dir, "state");
     this.socket = path.join(dir, "isopod.sock");
     this.host = host;
-    this.cgroupParent = `/${path.basename(dir)}`;
+    this.cgroupDriver = options.cgroupDriver ?? defaultDriver();
+    this.cgroupParent = parentFor(this.cgroupDriver, path.basename(dir));
     this.options = options;
     if (options.cni !== undefined && options.cni !== false) {
       this.network = writeNetwork(dir, { ...(options.cni === true ? {} : options.cni), host });
@@ -155,6 +171,9 @@ class DaemonProcess implements Daemon {
     // A monitor restarts its server: it goes first.
     await killAll(this.monitors());
     await killAll(processesOf(this.host));
+    // Stopping a slice stops the scopes in it, so that systemd forgets them too.
+    if (this.cgroupDriver === "systemd")
+      await command("systemctl", ["stop", path.basename(this.cgroupParent)]);
     await destroyCgroup(this.cgroupParent);
     await this.network?.remove();
     if (this.options.host === undefined) await this.host.end();
@@ -171,6 +190,8 @@ class DaemonProcess implements Daemon {
 root = ${quoted(this.root)}
 state = ${quoted(this.state)}
 listen = ${quoted(`unix://${this.socket}`)}
+[cgroup]
+driver = ${quoted(this.cgroupDriver)}
 [cni]
 conf_dir = ${quoted(path.join(this.dir, "cni"))}
 bin_dirs = [${this.network === undefined ? "" : quoted(this.network.binDir)}]
