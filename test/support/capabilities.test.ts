@@ -42,3 +42,31 @@ test("in the testbed a missing capability fails the test, a missing peer skips i
   assert.match(stdout, /cgroup2:absent: missing in the testbed itself/);
   assert.match(stdout, /^ok \d+ - peer # SKIP no skopeo$/m);
 });
+
+const everywhere = [
+  ...(["cpu", "cpuset", "memory", "io", "pids", "hugetlb"] as const).map(
+    (name) => `cgroup2:${name}` as const,
+  ),
+  ...(["apparmor", "kvm-linux", "swap", "psi", "hugepages", "cap-sys-resource"] as const),
+];
+for (const name of everywhere) {
+  // Skipped where it is missing, a failure in the testbed: there this is the proof that it has everything.
+  test(`this machine has ${name}`, needs(capability(name)), () => {
+    assert.deepEqual(capability(name), { capability: name });
+  });
+}
+
+const disk = capability("blockdev");
+test("the disk takes an io.max", needs(disk), () => {
+  const { device } = present(disk);
+  const root = cgroup2Mount()!;
+  const enabled = fs.readFileSync(`${root}/cgroup.subtree_control`, "utf8").split(/\s+/).includes("io");
+  if (!enabled) fs.writeFileSync(`${root}/cgroup.subtree_control`, "+io");
+  const group = fs.mkdtempSync(`${root}/isopod-capabilities-`);
+  try {
+    fs.writeFileSync(`${group}/io.max`, `${device} rbps=1048576`);
+    assert.match(fs.readFileSync(`${group}/io.max`, "utf8"), new RegExp(`^${device} rbps=1048576 `));
+  } finally {
+    fs.rmdirSync(group);
+  }
+});
