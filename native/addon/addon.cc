@@ -15,6 +15,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   export_pump(env, exports);
   export_store(env, exports);
   export_systemd(env, exports);
+  export_tap(env, exports);
   export_unpack(env, exports);
   return exports;
 }

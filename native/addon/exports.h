@@ -11,6 +11,7 @@ void export_processes(Napi::Env env, Napi::Object exports);
 void export_pump(Napi::Env env, Napi::Object exports);
 void export_store(Napi::Env env, Napi::Object exports);
 void export_systemd(Napi::Env env, Napi::Object exports);
+void export_tap(Napi::Env env, Napi::Object exports);
 void export_unpack(Napi::Env env, Napi::Object exports);
 
 }  // namespace isopod::addon

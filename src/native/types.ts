@@ -148,6 +148,30 @@ export interface UnpackEntry {
   readonly data?: Uint8Array;
 }
 
+/** What a guest takes over from the interface that CNI made. */
+export interface PodLink {
+  /** Caller owns: a tap with 12-byte virtio-net headers, non-blocking. Gone when it is closed. */
+  readonly tap: number;
+  /** "02:42:…" */
+  readonly mac: string;
+  readonly mtu: number;
+  /** "10.88.0.5/16", IPv6 link-local ones left out. */
+  readonly addresses: readonly string[];
+  /** In the kernel's order; those that it makes of addresses by itself are left out. */
+  readonly routes: readonly {
+    readonly destination: string;
+    readonly gateway?: string;
+    readonly source?: string;
+    /** 0: the kernel's default. */
+    readonly metric: number;
+    /** RT_SCOPE_*: 0 universe, 253 link. */
+    readonly scope: number;
+    readonly onlink: boolean;
+  }[];
+  /** Static ones. */
+  readonly neighbours: readonly { readonly address: string; readonly mac: string }[];
+}
+
 export interface Native {
   /** Probed once, then cached. */
   features(): HostFeatures;
@@ -192,6 +216,10 @@ export interface Native {
   netnsCreate(options: { path: string }): Promise<void>;
   /** Unpins; an absent one is fine. */
   netnsDelete(options: { path: string }): Promise<void>;
+  /** Redirects Ethernet interface `link` of the namespace at `netns` to a new tap, and back. */
+  tapAttach(options: { netns: string; link: string }): Promise<PodLink>;
+  /** Gives the interface back to its namespace; what is absent is fine. */
+  tapDetach(options: { netns: string; link: string }): Promise<void>;
 
   // --- stdio, pty, logs (R12) --------------------------------------------------------------------
   /** mkfifo + chown; an existing FIFO of any owner is an error. */
