@@ -11,6 +11,7 @@ import {
   writeContainerStatus,
 } from "./convert/container";
 import { cstrings, integer, required } from "./convert/fields";
+import { metricDescriptors, writeMetrics } from "./convert/metrics";
 import {
   podInfo,
   readPodConfig,
@@ -192,6 +193,8 @@ function ioMethods(rooms: () => RuntimeRooms): Handlers {
     ListContainerStats: async (request: Message<"ListContainerStatsRequest">) => ({
       stats: (await rooms().pods.listStats(readStatsFilter(request.filter))).map(writeStats),
     }),
+    ListMetricDescriptors: () => ({ descriptors: metricDescriptors() }),
+    ListPodSandboxMetrics: async () => ({ podMetrics: (await rooms().pods.podMetrics()).map(writeMetrics) }),
     PodSandboxStats: async (request: Message<"PodSandboxStatsRequest">) => ({
       stats: writePodStats(await rooms().pods.podStats(required("pod_sandbox_id", request.podSandboxId))),
     }),

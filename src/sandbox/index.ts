@@ -13,6 +13,7 @@ import type { Context } from "./context";
 import { containerOutcome, createContainer } from "./create-container";
 import { execSync } from "./exec-sync";
 import { Index, Names } from "./names";
+import { podMetrics } from "./pod-metrics";
 import { listPodStats, podStats } from "./pod-stats";
 import { recover } from "./recover";
 import { removeContainer } from "./remove-container";
@@ -111,6 +112,7 @@ export async function openPods(options: PodsOptions): Promise<Pods> {
     listStats: (filter) => listStats(context, filter),
     podStats: (id) => podStats(context, id),
     listPodStats: (filter) => listPodStats(context, filter),
+    podMetrics: () => podMetrics(context),
     runtimeNotReady: () =>
       native().features().cgroupRoot === "" ? "no cgroup2 mount: containers need one" : undefined,
     close: () => close(context),

@@ -10,7 +10,7 @@ import { findPods, podView } from "./views";
 /** The interface that CNI attaches a pod by. */
 const DEFAULT_INTERFACE = "eth0";
 
-export function podStats(context: Context, prefix: string): Promise<PodStatsView> {
+export async function podStats(context: Context, prefix: string): Promise<PodStatsView> {
   return read(context, context.pods.get(prefix));
 }
 

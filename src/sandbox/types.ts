@@ -1,4 +1,7 @@
 import type { TaskStats } from "../task";
+import type { ProcessFacts } from "./process-facts";
+
+export type { ProcessFacts } from "./process-facts";
 
 /**
  * Pods and containers as CRI means them, free of gRPC and protobuf: `cri` converts to and from these. Names
@@ -30,6 +33,7 @@ export interface Pods {
   listStats(filter: ContainerFilter): Promise<readonly ContainerStatsView[]>;
   podStats(id: string): Promise<PodStatsView>;
   listPodStats(filter: PodFilter): Promise<readonly PodStatsView[]>;
+  podMetrics(): Promise<readonly PodMetricsView[]>;
   /** Why the runtime cannot run pods now; undefined if it can. */
   runtimeNotReady(): string | undefined;
   /** Lets go of everything; pods live on. */
@@ -250,6 +254,20 @@ export interface PodStatsView {
   readonly interfaces?: readonly InterfaceStats[] | undefined;
   readonly defaultInterface?: InterfaceStats | undefined;
   readonly containers: readonly ContainerStatsView[];
+}
+
+/** Statistics, and what is too dear to read with each of them. */
+export interface PodMetricsView extends PodStatsView {
+  /** That containers' writable layers are on. */
+  readonly filesystem: FilesystemSize | undefined;
+  /** Of each container, in their order; undefined unless it runs. */
+  readonly facts: readonly (ProcessFacts | undefined)[];
+}
+
+export interface FilesystemSize {
+  readonly bytes: bigint;
+  readonly inodes: bigint;
+  readonly inodesFree: bigint;
 }
 
 export interface InterfaceStats {

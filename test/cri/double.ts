@@ -54,6 +54,8 @@ export async function withDouble(t: TestContext): Promise<Double> {
     listContainers: record("listContainers", []),
     reopenLog: nothing("reopenLog"),
     listStats: record("listStats", Promise.resolve([])),
+    listPodStats: record("listPodStats", Promise.resolve([])),
+    podMetrics: record("podMetrics", Promise.resolve([])),
     runtimeNotReady: () => double.runtime,
   } as unknown as Double["pods"];
   const images = {

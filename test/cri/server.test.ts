@@ -37,6 +37,7 @@ const fails = (code: number, details: string | RegExp) => (error: { code: number
 const built = new Set(
   `Version Status RuntimeConfig UpdateRuntimeConfig
    RunPodSandbox StopPodSandbox RemovePodSandbox PodSandboxStatus ListPodSandbox
+   ListMetricDescriptors ListPodSandboxMetrics
    UpdatePodSandboxResources PodSandboxStats ListPodSandboxStats
    UpdateContainerResources
    CreateContainer StartContainer StopContainer RemoveContainer ListContainers ContainerStatus
