@@ -139,7 +139,18 @@ class Launch : public std::enable_shared_from_this<Launch> {
  private:
   bool listen() {
     auto self = shared_from_this();
-    return loop_.watch(socket_.get(), EPOLLIN, [self](uint32_t) { self->readable(); });
+    const uint32_t events = only_end_matters() ? EPOLLRDHUP : EPOLLIN;
+    return loop_.watch(socket_.get(), events, [self](uint32_t) { self->readable(); });
+  }
+
+  // Until the exec the stub is only answered at sync points. Where it has none, all it says may as
+  // well be read at the end: what wakes this thread for nothing also costs the stub.
+  bool only_end_matters() const {
+    if (!request_.until_exec) return false;
+    const plan::View view(request_.plan.data());
+    for (uint32_t i = 0; i < view.header().op_count; i++)
+      if (view.op(i).op == plan::kOpSync) return false;
+    return true;
   }
 
   // On a launcher. What comes of it is handed over under the mutex; the loop hears of it by the
@@ -431,7 +442,8 @@ void await_exec(Loop& loop, UniqueFd result, std::function<void(Status)> done) {
     }
   };
   auto waiter = std::make_shared<Waiter>(Waiter{loop, std::move(result), std::move(done)});
-  if (!loop.watch(waiter->socket.get(), EPOLLIN, [waiter](uint32_t) { waiter->readable(); }))
+  // Whatever the stub says is read at its end.
+  if (!loop.watch(waiter->socket.get(), EPOLLRDHUP, [waiter](uint32_t) { waiter->readable(); }))
     waiter->done(failure(errno, "exec", ""));
 }
 
