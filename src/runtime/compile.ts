@@ -34,8 +34,8 @@ export interface ContainerPlanOptions {
   readonly bundle: string;
   readonly rootfs: readonly Mount[];
   readonly stdio: Stdio;
-  /** Path of the start gate. */
-  readonly gate: string;
+  /** Path of the start gate; undefined for a container that runs at once. */
+  readonly gate: string | undefined;
   /** What the sandbox's namespace offers; undefined with the empty base. */
   readonly base: BaseFiles | undefined;
   readonly target: Target;
@@ -70,7 +70,10 @@ export function compileContainer(options: ContainerPlanOptions): CompiledPlan {
   const joined = openNamespaces(plan, wanted);
   const tree = openTree(plan, options, wanted);
   const stdio = openStdio(plan, process, options.stdio);
-  const gate = plan.open(OPEN.file, { path: options.gate, flags: O_RDWR, a: LEAVE_OWNER, b: LEAVE_OWNER });
+  const gate =
+    options.gate === undefined
+      ? undefined
+      : plan.open(OPEN.file, { path: options.gate, flags: O_RDWR, a: LEAVE_OWNER, b: LEAVE_OWNER });
 
   const running: ProcessPlan = {
     process,

@@ -83,9 +83,12 @@ export class ContainerProcess extends BaseProcess implements Container, ExecHost
     this.#oom = new OomWatch(place.cgroup, engine.warn);
   }
 
-  /** Launches the stub, which builds the container and then waits at its gate. Undone on failure. */
+  /**
+   * Launches the stub, which builds the container and then waits at its gate, or with `start` executes its
+   * program. Undone on failure.
+   */
   static create(engine: Engine, site: ContainerSite, options: ContainerOptions): Promise<ContainerProcess> {
-    const { id, bundle, spec, stdio, extra = {} } = options;
+    const { id, bundle, spec, stdio, extra = {}, start = false, attended = false } = options;
     return undoOnFailure(async (scope) => {
       checkId("id", id);
       checkSpec(spec);
@@ -101,7 +104,7 @@ export class ContainerProcess extends BaseProcess implements Container, ExecHost
         spec,
         place,
       );
-      const gate = gatePath(engine.stateDir, id);
+      const gate = start ? undefined : gatePath(engine.stateDir, id);
       const { plan, deviceProgram, limits } = compileContainer({
         id,
         spec,
@@ -116,8 +119,8 @@ export class ContainerProcess extends BaseProcess implements Container, ExecHost
       });
       scope.defer("record", () => removeRecord(engine.stateDir, id));
       container.#record(0);
-      engine.native.makeFifo({ path: gate, mode: 0o600 });
-      const ends = StdioEnds.open(engine, id, container.stdio);
+      if (gate !== undefined) engine.native.makeFifo({ path: gate, mode: 0o600 });
+      const ends = StdioEnds.open(engine, id, container.stdio, attended);
       scope.defer("stdio", () => ends.close());
       refusePopulated(place.cgroup);
       claimParents(engine, place, controllersOf(limits));
@@ -135,7 +138,7 @@ export class ContainerProcess extends BaseProcess implements Container, ExecHost
             fds: [base.fd],
             ...(limits.length > 0 && { cgroupWrites: limits }),
             deviceProgram,
-            until: "ready",
+            until: start ? "exec" : "ready",
           },
           { description: `isopod container ${id}`, annotations: spec.annotations },
         );
@@ -146,6 +149,7 @@ export class ContainerProcess extends BaseProcess implements Container, ExecHost
       }
       scope.defer("process", () => container.#abandon());
       container.#result = launched.result;
+      container.#started = start;
       container.adopt(launched, ends);
       if (launched.result !== undefined) engine.store?.put(`${id}/result`, launched.result);
       // Without a store nobody could take it up again.
@@ -245,8 +249,8 @@ export class ContainerProcess extends BaseProcess implements Container, ExecHost
     signalAll(this.engine.native, this.engine.target, this.cgroup, signal);
   }
 
-  exec(options: { id: string; process: ProcessSpec; stdio: Stdio }): Process {
-    const { id, process } = options;
+  exec(options: { id: string; process: ProcessSpec; stdio: Stdio; attended?: boolean }): Process {
+    const { id, process, attended = false } = options;
     checkId("exec id", id);
     checkProcess(process);
     if (this.state === "stopped")
@@ -254,7 +258,7 @@ export class ContainerProcess extends BaseProcess implements Container, ExecHost
     if (this.execs.has(id))
       throw new IsopodError("ALREADY_EXISTS", `exec "${id}" of "${this.id}": in use`, { path: id });
     const stdio = { ...options.stdio, terminal: process.terminal ?? false };
-    const exec = Exec.register(this.engine, this, id, process, stdio);
+    const exec = Exec.register(this.engine, this, id, process, stdio, attended);
     this.execs.set(id, exec);
     return exec;
   }

@@ -24,17 +24,33 @@ export interface ExecHost {
 export class Exec extends BaseProcess {
   readonly #host: ExecHost;
   readonly #spec: ProcessSpec;
+  readonly #attended: boolean;
   #starting: Promise<void> | undefined;
 
-  private constructor(engine: Engine, host: ExecHost, id: string, spec: ProcessSpec, stdio: Stdio) {
+  private constructor(
+    engine: Engine,
+    host: ExecHost,
+    id: string,
+    spec: ProcessSpec,
+    stdio: Stdio,
+    attended: boolean,
+  ) {
     super(engine, id, execKey(host.id, id), stdio);
     this.#host = host;
     this.#spec = spec;
+    this.#attended = attended;
   }
 
   /** Registers it; nothing runs yet. */
-  static register(engine: Engine, host: ExecHost, id: string, spec: ProcessSpec, stdio: Stdio): Exec {
-    const exec = new Exec(engine, host, id, spec, stdio);
+  static register(
+    engine: Engine,
+    host: ExecHost,
+    id: string,
+    spec: ProcessSpec,
+    stdio: Stdio,
+    attended: boolean,
+  ): Exec {
+    const exec = new Exec(engine, host, id, spec, stdio, attended);
     exec.#record(0);
     return exec;
   }
@@ -46,7 +62,7 @@ export class Exec extends BaseProcess {
     left: Readonly<Record<string, number>>,
     known: { status: number; exitedAt: bigint } | undefined,
   ): Exec {
-    const exec = new Exec(engine, host, record.id, record.process, record.stdio);
+    const exec = new Exec(engine, host, record.id, record.process, record.stdio, false);
     exec.pid = record.pid;
     if (record.pid === 0) return exec;
     exec.#starting = Promise.resolve();
@@ -94,7 +110,7 @@ export class Exec extends BaseProcess {
     const fds = openNamespaces(this.#host, namespaces);
     let ends: StdioEnds | undefined;
     try {
-      ends = StdioEnds.open(this.engine, this.key, this.stdio);
+      ends = StdioEnds.open(this.engine, this.key, this.stdio, this.#attended);
       const launched = await native.launch({ plan, fds, until: "exec" });
       this.adopt(launched, ends);
       this.#record(launched.pid);

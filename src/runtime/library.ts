@@ -12,6 +12,7 @@ import { containerRuntime } from "./containers";
 import { type StreamOptions, Streams } from "./streams";
 import { sweepStateDirs } from "./sweep";
 import type { CgroupStats, Container, Process, ProcessState, Runtime } from "./types";
+import { sealSpec } from "./validate";
 
 /**
  * The library's containers: children of the calling process, which die with it. Long-lived ones are the
@@ -39,19 +40,16 @@ export interface ExecOptions extends StreamOptions {
  * Creates and starts a container. Errors are IsopodErrors whose text says what was being done, to what, and
  * why it failed; nothing is left behind then.
  */
-export async function run(options: string | RunOptions): Promise<ContainerHandle> {
-  const container = await create(options);
-  try {
-    await container.start();
-    return container;
-  } catch (error) {
-    await container.delete();
-    throw error;
-  }
+export function run(options: string | RunOptions): Promise<ContainerHandle> {
+  return make(options, true);
 }
 
 /** As `run`, but the container's program waits for `start`. */
-export async function create(options: string | RunOptions): Promise<ContainerHandle> {
+export function create(options: string | RunOptions): Promise<ContainerHandle> {
+  return make(options, false);
+}
+
+async function make(options: string | RunOptions, start: boolean): Promise<ContainerHandle> {
   const wanted = typeof options === "string" ? { bundle: options } : options;
   const bundle = path.resolve(wanted.bundle);
   const spec = wanted.spec ?? readSpec(bundle);
@@ -65,11 +63,15 @@ export async function create(options: string | RunOptions): Promise<ContainerHan
     scope.defer("streams", () => streams.destroy());
     const sandbox = await runtime.sandbox({ id, implicit: true });
     scope.defer("sandbox", () => sandbox.destroy());
-    const { stdio } = streams;
-    const creating = sandbox.create({ id, bundle, spec, rootfs: wanted.rootfs ?? [], stdio });
+    const { stdio, attended } = streams;
+    streams.open();
+    const rootfs = wanted.rootfs ?? [];
+    const creating = sandbox.create({ id, bundle, spec, rootfs, stdio, start, attended });
     scope.defer("container", () => creating.then((container) => container.delete()).catch(() => {}));
-    streams.open(); // while the container is being made: it holds its ends until its start
-    return new ContainerHandle(await creating, streams, spec, () => sandbox.destroy());
+    streams.connect();
+    const handle = new ContainerHandle(await creating, streams, spec, () => sandbox.destroy());
+    if (start) streams.unlink();
+    return handle;
   });
 }
 
@@ -160,10 +162,13 @@ export class ContainerHandle extends ProcessHandle implements AsyncDisposable {
     return undoOnFailure(async (scope) => {
       const streams = new Streams(native(), prefix, options, process.terminal ?? false, uid);
       scope.defer("streams", () => streams.destroy());
-      const exec = this.#container.exec({ id, process, stdio: streams.stdio });
-      scope.defer("exec", () => exec.delete());
+      const { stdio, attended } = streams;
       streams.open();
-      await exec.start();
+      const exec = this.#container.exec({ id, process, stdio, attended });
+      scope.defer("exec", () => exec.delete());
+      const starting = exec.start();
+      streams.connect();
+      await starting;
       const handle = new ProcessHandle(exec, streams);
       streams.unlink();
       return handle;
@@ -211,6 +216,10 @@ function signalNumber(signal: number | NodeJS.Signals): number {
   return number;
 }
 
+/** By their text: who runs a bundle once runs it again. */
+const specs = new Map<string, Spec>();
+const MAX_SPECS = 16;
+
 function readSpec(bundle: string): Spec {
   const file = path.join(bundle, "config.json");
   let text: string;
@@ -222,8 +231,18 @@ function readSpec(bundle: string): Spec {
       cause: error,
     });
   }
+  let spec = specs.get(text);
+  if (spec === undefined) {
+    spec = sealSpec(parse(text, file));
+    if (specs.size >= MAX_SPECS) specs.delete(specs.keys().next().value!);
+    specs.set(text, spec);
+  }
+  return spec;
+}
+
+function parse(text: string, file: string): unknown {
   try {
-    return JSON.parse(text) as Spec;
+    return JSON.parse(text);
   } catch (error) {
     throw new IsopodError("INVALID_ARGUMENT", `parsing "${file}": ${messageOf(error)}`, {
       path: file,

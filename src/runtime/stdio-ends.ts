@@ -33,13 +33,16 @@ export class StdioEnds {
     this.#stdio = stdio;
   }
 
-  /** Opens what must be there before the process opens its own ends. NOT_FOUND if a FIFO is missing. */
-  static open(engine: Engine, key: string, stdio: Stdio): StdioEnds {
+  /**
+   * Opens what must be there before the process opens its own ends. NOT_FOUND if a FIFO is missing.
+   * `attended`: somebody else in this process holds reading ends of the outputs already.
+   */
+  static open(engine: Engine, key: string, stdio: Stdio, attended: boolean): StdioEnds {
     const ends = new StdioEnds(engine, key, stdio);
     try {
-      ends.#openFifo("out", stdio.stdout, "stdout", O_RDONLY);
+      if (!attended) ends.#openFifo("out", stdio.stdout, "stdout", O_RDONLY);
       if (!stdio.terminal) {
-        ends.#openFifo("err", stdio.stderr, "stderr", O_RDONLY);
+        if (!attended) ends.#openFifo("err", stdio.stderr, "stderr", O_RDONLY);
         // Both ends at first, or the stub's O_RDONLY would wait for a writer.
         ends.#openFifo("stdin", stdio.stdin, "stdin", O_RDWR);
       }

@@ -19,14 +19,18 @@ export interface StreamOptions {
   readonly stderr?: StreamOption | (string & {});
 }
 
+const READ = fs.constants.O_RDONLY | fs.constants.O_NONBLOCK;
+
 export class Streams {
   /** For the runtime. */
   readonly stdio: Stdio;
+  /** These end when the container and all its children have closed their ends. */
   stdout: Readable | null = null;
   stderr: Readable | null = null;
   readonly #options: StreamOptions;
   readonly #stdinPath: string | undefined;
   readonly #made: string[] = [];
+  #ends: { stdout?: number | undefined; stderr?: number | undefined } = {};
 
   /** Makes `<prefix>.stdin` and so on; `uid` will own them. */
   constructor(native: Native, prefix: string, options: StreamOptions, terminal: boolean, uid: number) {
@@ -54,13 +58,27 @@ export class Streams {
     }
   }
 
+  /** True if nothing goes to a FIFO of the caller's own: then `open` has all reading ends there are. */
+  get attended(): boolean {
+    return [this.#options.stdout, this.#options.stderr].every((way) => way === "pipe" || way === "null");
+  }
+
   /**
    * Before the process can have ended: who opens a FIFO when its last writer has gone waits for ever, since
    * poll(2) tells of a hang-up only to those who were there (pipe_poll).
    */
   open(): void {
-    if (this.#options.stdout === "pipe") this.stdout = readFifo(this.stdio.stdout!);
-    if (this.#options.stderr === "pipe") this.stderr = readFifo(this.stdio.stderr!);
+    for (const name of ["stdout", "stderr"] as const)
+      if (this.#options[name] === "pipe") this.#ends[name] = fs.openSync(this.stdio[name]!, READ);
+  }
+
+  /** Makes streams of what `open` opened: takes its time, and so while the process is being made. */
+  connect(): void {
+    for (const name of ["stdout", "stderr"] as const) {
+      const fd = this.#ends[name];
+      if (fd !== undefined) this[name] = new net.Socket({ fd, readable: true, writable: false });
+      this.#ends[name] = undefined;
+    }
   }
 
   /** Once the process has its reading end. `ended` is called when the caller ends the stream. */
@@ -70,6 +88,8 @@ export class Streams {
 
   /** The process did not come to be: nothing will ever be read. */
   destroy(): void {
+    for (const fd of [this.#ends.stdout, this.#ends.stderr]) if (fd !== undefined) fs.closeSync(fd);
+    this.#ends = {};
     this.stdout?.destroy();
     this.stderr?.destroy();
     this.unlink();
@@ -79,12 +99,6 @@ export class Streams {
   unlink(): void {
     for (const file of this.#made.splice(0)) fs.rmSync(file, { force: true });
   }
-}
-
-/** Ends when the container and all its children have closed their ends. */
-function readFifo(file: string): Readable {
-  const fd = fs.openSync(file, fs.constants.O_RDONLY | fs.constants.O_NONBLOCK);
-  return new net.Socket({ fd, readable: true, writable: false });
 }
 
 /** A FIFO cannot be shut down like a socket: its end is the close of the last writing end. */

@@ -91,6 +91,10 @@ export interface ContainerOptions {
   readonly rootfs: readonly Mount[];
   readonly stdio: Stdio;
   readonly extra?: Readonly<Record<string, unknown>>;
+  /** Runs at once: its program executes as soon as all is built, and there is no `start`. */
+  readonly start?: boolean;
+  /** The caller holds reading ends of its output FIFOs from before it is made: none are spared for them. */
+  readonly attended?: boolean;
 }
 
 /** Paths of FIFOs (or `file://` for output); "" or absent is /dev/null. With a terminal, stderr is unused. */
@@ -129,7 +133,7 @@ export interface Container extends Process {
   readonly execs: ReadonlyMap<string, Process>;
   readonly extra: Readonly<Record<string, unknown>>;
   /** Registers an exec; it runs at its `start`. ALREADY_EXISTS on reuse of the id. */
-  exec(options: { id: string; process: ProcessSpec; stdio: Stdio }): Process;
+  exec(options: { id: string; process: ProcessSpec; stdio: Stdio; attended?: boolean }): Process;
   pause(): Promise<void>;
   resume(): Promise<void>;
   /** Host pids in the container's cgroup; `execId` where known. */

@@ -24,8 +24,26 @@ import {
  * What only the kernel can tell (does a mount's source exist?) comes from the stub.
  */
 export function checkSpec(spec: unknown): asserts spec is Spec {
+  if (sealed.has(spec as object)) return;
   const error = firstFault(specification, spec) ?? inconsistency(spec as Spec);
   if (error) throw error;
+}
+
+/** Specs that were checked and that nobody can change any more. */
+const sealed = new WeakSet<object>();
+
+/** Checks a spec and freezes all of it: no launch of it is checked again. */
+export function sealSpec(spec: unknown): Spec {
+  checkSpec(spec);
+  freeze(spec);
+  sealed.add(spec);
+  return spec;
+}
+
+function freeze(value: unknown): void {
+  if (typeof value !== "object" || value === null) return;
+  Object.freeze(value);
+  for (const member of Object.values(value)) freeze(member);
 }
 
 /** The `process` of an exec. */
