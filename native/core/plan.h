@@ -114,14 +114,15 @@ enum OpCode : uint32_t {
   kStepOpen = 6,
 
   // --- namespaces ---
-  // setns(slot a, type b), which consumes the slot. Not for pid and cgroup of somebody else (R4):
+  // setns(slot a, types b), which consumes the slot: a namespace, or a pidfd of a process whose
+  // namespaces of these types are entered. Not for pid and cgroup of somebody else (R4):
   // kOpSuccessor.
   kOpSetns = 16,
   // unshare(a). NEWCGROUP after placement, NEWNS never (kOpEnterBase does).
   kOpUnshare = 17,
-  // setns(slot a, NEWNS) + unshare(NEWNS); cwd and root are the base's root.
+  // setns(slot a, NEWNS), a pidfd as well, + unshare(NEWNS); cwd and root are the base's root.
   kOpEnterBase = 18,
-  // R4: setns(pid ns slot a, kNoSlot: none), then go on as a clone made with CLONE_PARENT into the
+  // R4: setns(pid ns or pidfd slot a, kNoSlot: none), then go on as a clone made with CLONE_PARENT into the
   // cgroup of slot b (kNoSlot: none); its pid is reported and the first stub exits 0.
   kOpSuccessor = 19,
   // bring `lo` up in the current network namespace, by netlink.

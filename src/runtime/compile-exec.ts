@@ -1,5 +1,5 @@
 import { constants } from "node:fs";
-import { NO_SLOT, OP, OPEN, PlanWriter } from "../native";
+import { NO_SLOT, OP, OPEN, PlanWriter, type Slot } from "../native";
 import type { NamespaceType, Process, Spec } from "../oci/runtime-spec";
 import { oomScore, type ProcessPlan, type Warn, writeProcess, writeStdio } from "./compile-process";
 import { CLONE, NS_FILE, namespacePlan } from "./namespaces";
@@ -12,8 +12,6 @@ export interface ExecPlanOptions {
   readonly spec: Spec;
   readonly process: Process;
   readonly stdio: Stdio;
-  /** Types of the namespaces whose fds are LaunchOptions.fds, in this order; see `execNamespaces`. */
-  readonly namespaces: readonly NamespaceType[];
   /** Host path of the container's cgroup. */
   readonly cgroup: string;
   readonly target: Target;
@@ -25,26 +23,25 @@ const O_PATH = 0o10000000;
 const { O_DIRECTORY } = constants;
 const LEAVE_OWNER = 0xffffffff;
 
-/** The container's namespaces that an exec enters: all that are not the host's, the tree last but for pid. */
-export function execNamespaces(spec: Spec): NamespaceType[] {
-  const wanted = namespacePlan(spec);
-  const order: readonly NamespaceType[] = ["ipc", "uts", "network", "cgroup", "mount", "pid"];
-  return order.filter((type) => wanted.has(type));
-}
-
-/** `/proc/<pid>/ns` names of these types. */
-export const namespaceFile = (type: NamespaceType): string => NS_FILE[type];
+/** LaunchOptions.fds of an exec: a pidfd of the container's first process. */
+const LEADER_FD = 0;
+/** What an exec enters with one setns(2), as far as it is not the host's. */
+const JOINED: readonly NamespaceType[] = ["ipc", "uts", "network", "cgroup", "mount"];
 
 /**
  * Joining is not creating (R4): the stub is born in the server's own pid namespace and cgroup, enters the
- * container's other namespaces, and goes on as a successor cloned into its pid namespace and cgroup.
+ * container's other namespaces, and goes on as a successor cloned into its pid namespace and cgroup. All of
+ * them are named by the pidfd of its first process: no pid is there to be reused, no /proc to be read.
  */
 export function compileExec(options: ExecPlanOptions): Uint8Array {
   const { spec, process, target, warn } = options;
   const plan = new PlanWriter();
-  const slots = new Map(
-    options.namespaces.map((type, index) => [type, plan.open(OPEN.fd, { path: NS_FILE[type], a: index })]),
-  );
+  const wanted = namespacePlan(spec);
+  const joined = JOINED.filter((type) => wanted.has(type));
+  const leader = (what: string): Slot => plan.open(OPEN.fd, { path: what, a: LEADER_FD });
+  const names = joined.map((type) => NS_FILE[type]).join(",");
+  const others = joined.length > 0 ? leader(names) : undefined;
+  const pid = wanted.has("pid") ? leader("pid") : NO_SLOT;
   const cgroup = plan.open(OPEN.file, {
     path: options.cgroup,
     flags: O_PATH | O_DIRECTORY,
@@ -52,9 +49,9 @@ export function compileExec(options: ExecPlanOptions): Uint8Array {
     b: LEAVE_OWNER,
   });
   const stdio = openStdio(plan, process, options.stdio);
-  for (const [type, slot] of slots)
-    if (type !== "pid") plan.op(OP.setns, { a: slot, b: CLONE[type], subject: NS_FILE[type] });
-  plan.op(OP.successor, { a: slots.get("pid") ?? NO_SLOT, b: cgroup, subject: "pid" });
+  const types = joined.reduce((flags, type) => flags | CLONE[type], 0) >>> 0;
+  if (others !== undefined) plan.op(OP.setns, { a: others, b: types, subject: names });
+  plan.op(OP.successor, { a: pid, b: cgroup, subject: "pid" });
   plan.op(OP.setsid);
   const running: ProcessPlan = {
     // An exec that names no profile must not step out of the container's.

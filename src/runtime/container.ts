@@ -8,7 +8,7 @@ import { isFrozen, readPids, refusePopulated, signalAll } from "./cgroup";
 import { readStats } from "./cgroup-stats";
 import { compileContainer } from "./compile";
 import type { Engine } from "./engine";
-import { Exec, type ExecHost } from "./exec";
+import { Exec, type ExecHost, leaderOf } from "./exec";
 import { HeldLimits, limitError } from "./limits";
 import type { BaseFiles } from "./mounts";
 import { OomWatch } from "./oom";
@@ -34,18 +34,13 @@ const FREEZE_TIMEOUT_MS = 10_000;
 /** How long the end of a container waits for its execs, which are being killed. */
 const EXECS_TIMEOUT_MS = 5_000;
 
-export interface Base {
-  readonly fd: number;
-  readonly taken: boolean;
-}
-
 /** What a container needs of its sandbox. */
 export interface ContainerSite {
   /** Absent: implicit. */
   readonly sandbox: string | undefined;
   readonly files: BaseFiles | undefined;
-  /** The mount namespace that its tree is built in. `taken`: to be closed after the launch. */
-  base(): Base | Promise<Base>;
+  /** Borrowed: the mount namespace that its tree is built in, or a pidfd of a process that is in it. */
+  base(): number | Promise<number>;
   forget(container: ContainerProcess): void;
 }
 
@@ -127,7 +122,7 @@ export class ContainerProcess extends BaseProcess implements Container, ExecHost
       scope.defer("parent cgroup", () => releaseParents(engine, place));
       // No turn of the loop before the launch if there need be none: the caller goes on while it runs.
       const found = site.base();
-      const base = found instanceof Promise ? await found : found;
+      const base = typeof found === "number" ? found : await found;
       let launched: Launched;
       try {
         launched = await launchInto(
@@ -135,7 +130,7 @@ export class ContainerProcess extends BaseProcess implements Container, ExecHost
           place,
           {
             plan,
-            fds: [base.fd],
+            fds: [base],
             ...(limits.length > 0 && { cgroupWrites: limits }),
             deviceProgram,
             until: start ? "exec" : "ready",
@@ -144,8 +139,6 @@ export class ContainerProcess extends BaseProcess implements Container, ExecHost
         );
       } catch (error) {
         throw limitError(error, limits);
-      } finally {
-        if (base.taken) fs.closeSync(base.fd);
       }
       scope.defer("process", () => container.#abandon());
       container.#result = launched.result;
@@ -203,8 +196,8 @@ export class ContainerProcess extends BaseProcess implements Container, ExecHost
     return this.#paused ? "paused" : "running";
   }
 
-  alive(): boolean {
-    return this.pidfd !== undefined && this.engine.native.signal({ pidfd: this.pidfd, signal: 0 });
+  leader(): number {
+    return leaderOf(this.engine, this.id, this.pidfd);
   }
 
   /** One byte into the gate; then the exec either succeeds or says why not. */

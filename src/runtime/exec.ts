@@ -1,8 +1,7 @@
-import * as fs from "node:fs";
 import { IsopodError, precondition } from "../base/errors";
 import { now } from "../base/time";
-import type { NamespaceType, Process as ProcessSpec, Spec } from "../oci/runtime-spec";
-import { compileExec, execNamespaces, namespaceFile } from "./compile-exec";
+import type { Process as ProcessSpec, Spec } from "../oci/runtime-spec";
+import { compileExec } from "./compile-exec";
 import type { Engine } from "./engine";
 import { BaseProcess } from "./process";
 import { type ExecRecord, execKey, readExit, versioned, writeRecord } from "./state";
@@ -15,9 +14,8 @@ export interface ExecHost {
   readonly spec: Spec;
   readonly cgroup: string;
   readonly state: ProcessState;
-  readonly pid: number;
-  /** Is the init process still the one that `pid` names? */
-  alive(): boolean;
+  /** Borrowed: the pidfd of its first process. FAILED_PRECONDITION if that is gone. */
+  leader(): number;
   forget(exec: Exec): void;
 }
 
@@ -95,30 +93,26 @@ export class Exec extends BaseProcess {
     if (state === "stopped" || state === "paused")
       throw precondition(`container "${this.#host.id}": is ${state}: nothing can be started in it`);
     const { native, target, dieWithParent, warn } = this.engine;
-    const namespaces = execNamespaces(this.#host.spec);
     const plan = compileExec({
       containerId: this.#host.id,
       spec: this.#host.spec,
       process: this.#spec,
       stdio: this.stdio,
-      namespaces,
       cgroup: this.#host.cgroup,
       target,
       dieWithParent,
       warn,
     });
-    const fds = openNamespaces(this.#host, namespaces);
+    const leader = this.#host.leader();
     let ends: StdioEnds | undefined;
     try {
       ends = StdioEnds.open(this.engine, this.key, this.stdio, this.#attended);
-      const launched = await native.launch({ plan, fds, until: "exec" });
+      const launched = await native.launch({ plan, fds: [leader], until: "exec" });
       this.adopt(launched, ends);
       this.#record(launched.pid);
     } catch (error) {
       if (this.pid === 0) ends?.close();
       throw error;
-    } finally {
-      for (const fd of fds) fs.closeSync(fd);
     }
   }
 
@@ -146,21 +140,8 @@ export class Exec extends BaseProcess {
   }
 }
 
-/**
- * `/proc/<pid>/ns/*` of the container's first process. Its pid could have been reused since it was written
- * down: they are opened first, and then it must still be alive, so they were its own.
- */
-export function openNamespaces(
-  host: { pid: number; id: string; alive(): boolean },
-  types: readonly NamespaceType[],
-): number[] {
-  const fds: number[] = [];
-  try {
-    for (const type of types) fds.push(fs.openSync(`/proc/${host.pid}/ns/${namespaceFile(type)}`, "r"));
-    if (host.alive()) return fds;
-  } catch {}
-  for (const fd of fds) fs.closeSync(fd);
-  throw new IsopodError("FAILED_PRECONDITION", `entering "${host.id}": its first process is gone`, {
-    path: host.id,
-  });
+/** `pidfd`, if there is one and its process has not ended. */
+export function leaderOf(engine: Engine, id: string, pidfd: number | undefined): number {
+  if (pidfd !== undefined && engine.native.signal({ pidfd, signal: 0 })) return pidfd;
+  throw new IsopodError("FAILED_PRECONDITION", `entering "${id}": its first process is gone`, { path: id });
 }

@@ -7,9 +7,9 @@ import type { ExitStatus, Launched } from "../native";
 import { refusePopulated } from "./cgroup";
 import { readStats } from "./cgroup-stats";
 import { compileSandbox } from "./compile-sandbox";
-import { type Base, ContainerProcess, type ContainerSite } from "./container";
+import { ContainerProcess, type ContainerSite } from "./container";
 import type { Engine } from "./engine";
-import { openNamespaces } from "./exec";
+import { leaderOf } from "./exec";
 import type { BaseFiles } from "./mounts";
 import { claimParents, launchInto, type Place, placeOf, releaseParents, removePlace } from "./place";
 import { LOST } from "./process";
@@ -65,7 +65,7 @@ export class StubSandbox implements Sandbox {
     this.#site = {
       sandbox: record.id,
       files,
-      base: () => ({ fd: openNamespaces(this.#stub(), ["mount"])[0]!, taken: true }),
+      base: () => leaderOf(engine, record.id, this.#pidfd),
       forget: (container) => void this.containers.delete(container.id),
     };
   }
@@ -192,12 +192,6 @@ export class StubSandbox implements Sandbox {
     engine.ids.delete(this.id);
     this.#onDestroyed();
   }
-
-  #stub(): { pid: number; id: string; alive(): boolean } {
-    const alive = (): boolean =>
-      this.#pidfd !== undefined && this.#engine.native.signal({ pidfd: this.#pidfd, signal: 0 });
-    return { pid: this.pid, id: this.id, alive };
-  }
 }
 
 const filesOf = (record: SandboxRecord): BaseFiles => ({
@@ -256,11 +250,7 @@ export class ImplicitSandbox implements Sandbox {
     return {
       sandbox: undefined,
       files: undefined,
-      base: () => {
-        const base = this.#engine.base();
-        const borrowed = (fd: number): Base => ({ fd, taken: false });
-        return typeof base === "number" ? borrowed(base) : base.then(borrowed);
-      },
+      base: () => this.#engine.base(),
       forget: (container) => void this.containers.delete(container.id),
     };
   }

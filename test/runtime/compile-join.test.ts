@@ -1,40 +1,41 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { compileExec, execNamespaces } from "../../src/runtime/compile-exec";
+import { compileExec } from "../../src/runtime/compile-exec";
 import { compileSandbox } from "../../src/runtime/compile-sandbox";
 import { ATTR } from "../../src/runtime/mount-options";
 import { readPlan } from "./plan-reader";
 import { processOf, specOf, target } from "./specs";
 
-const exec = (spec = specOf(["/bin/true"]), process = processOf(["/bin/id"])) => {
-  const namespaces = execNamespaces(spec);
-  return readPlan(
+const exec = (spec = specOf(["/bin/true"]), process = processOf(["/bin/id"])) =>
+  readPlan(
     compileExec({
       containerId: "c1",
       spec,
       process,
       stdio: {},
-      namespaces,
       cgroup: "/sys/fs/cgroup/isopod/c1",
       target: { ...target, apparmor: true },
       dieWithParent: true,
       warn: () => {},
     }),
   );
-};
 
-test("R4: an exec makes no namespace, enters the tree last but for pid, then goes on as a successor", () => {
+test("R4: an exec makes no namespace, enters all but pid at once, then goes on as a successor", () => {
   const plan = exec();
   assert.equal(plan.cloneFlags, 0);
-  assert.deepEqual(
-    plan.all("setns").map(({ subject }) => subject),
-    ["ipc", "uts", "net", "cgroup", "mnt"],
-  );
+  const [joining, ...more] = plan.all("setns");
+  assert.deepEqual(more, []);
+  assert.equal(joining?.b, 0x4e020000, "ipc, uts, net, cgroup, mnt");
   const successor = plan.find("successor");
-  assert.equal(plan.opens[5]?.path, "pid");
-  assert.equal(successor.a, plan.opens[5]?.slot);
+  assert.deepEqual(
+    plan.opens.slice(0, 2).map(({ path, slot }) => [path, slot]),
+    [
+      ["ipc,uts,net,cgroup,mnt", joining?.a],
+      ["pid", successor.a],
+    ],
+  );
   assert.equal(plan.opens.find(({ slot }) => slot === successor.b)?.path, "/sys/fs/cgroup/isopod/c1");
-  assert.equal(plan.order.indexOf("successor"), 5);
+  assert.equal(plan.order.indexOf("successor"), 1);
   assert.equal(plan.order.includes("gate"), false);
   assert.equal(plan.order.at(-1), "exec");
 });
