@@ -146,7 +146,7 @@ class Launch : public std::enable_shared_from_this<Launch> {
   // Until the exec the stub is only answered at sync points. Where it has none, all it says may as
   // well be read at the end: what wakes this thread for nothing also costs the stub.
   bool only_end_matters() const {
-    if (!request_.until_exec) return false;
+    if (!request_.until_exec || request_.place) return false;
     const plan::View view(request_.plan.data());
     for (uint32_t i = 0; i < view.header().op_count; i++)
       if (view.op(i).op == plan::kOpSync) return false;
