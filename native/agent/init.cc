@@ -48,7 +48,8 @@ Status mount_all() {
   for (const Place& place : kPlaces) {
     if (::mkdir(place.path, 0755) < 0 && errno != EEXIST)
       return failure(errno, "mkdir", place.path);
-    if (::mount(place.type, place.path, place.type, place.flags, place.data) < 0)
+    // EBUSY: it is there already.
+    if (::mount(place.type, place.path, place.type, place.flags, place.data) < 0 && errno != EBUSY)
       return Error{errno, "mount", place.type, place.path, {}, nullptr};
   }
   return Done{};

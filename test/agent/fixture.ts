@@ -180,3 +180,18 @@ export async function exec(
   });
   return { execId, pid, streams: made };
 }
+
+/** The children that a process has not reaped, living ones among them. */
+export const childrenOf = (parent: number): number[] =>
+  fs
+    .readdirSync("/proc")
+    .filter((name) => /^\d+$/.test(name))
+    .map(Number)
+    .filter((pid) => {
+      try {
+        const stat = fs.readFileSync(`/proc/${pid}/stat`, "utf8");
+        return stat.slice(stat.lastIndexOf(")") + 2).split(" ")[1] === String(parent);
+      } catch {
+        return false;
+      }
+    });

@@ -7,8 +7,8 @@ export interface GuestPlanOptions {
   readonly rootfs: string;
   readonly args: readonly string[];
   readonly terminal?: boolean;
-  /** A fresh pid namespace by default; `join`: that of GUEST_FD.namespaces. */
-  readonly pid?: "new" | "join";
+  /** A pid namespace of its own by default; `join`: that of GUEST_FD.namespaces; `guest`: the agent's. */
+  readonly pid?: "new" | "join" | "guest";
   readonly tree?: (writer: PlanWriter) => void;
 }
 
@@ -38,7 +38,7 @@ export function guestPlan(options: GuestPlanOptions): Uint8Array {
   writer.op(OP.pivot);
   writeStdio(writer, stdio, options.terminal);
   writeExec(writer, options.args, gate);
-  const cloneFlags = options.pid === "join" ? ALL_NAMESPACES & ~CLONE.newpid : ALL_NAMESPACES;
+  const cloneFlags = (options.pid ?? "new") === "new" ? ALL_NAMESPACES : ALL_NAMESPACES & ~CLONE.newpid;
   return writer.finish({ cloneFlags, oomScoreAdj: 0, oomBestEffort: true });
 }
 
