@@ -5,9 +5,9 @@
 #include <linux/if_link.h>
 #include <linux/neighbour.h>
 #include <net/if.h>
-#include <stdio.h>
 #include <sys/socket.h>
 
+#include <cctype>
 #include <cstring>
 #include <map>
 
@@ -56,14 +56,18 @@ bool parse_prefix(const std::string& text, Address& address) {
   return true;
 }
 
+// aa:bb:cc:dd:ee:ff, nothing else.
 bool parse_mac(const std::string& text, std::string& mac) {
-  unsigned bytes[6];
-  char rest = 0;
-  if (text.size() != 17 || ::sscanf(text.c_str(), "%2x:%2x:%2x:%2x:%2x:%2x%c", bytes, bytes + 1,
-                                    bytes + 2, bytes + 3, bytes + 4, bytes + 5, &rest) != 6)
-    return false;
+  if (text.size() != 17) return false;
   mac.clear();
-  for (const unsigned byte : bytes) mac.push_back(static_cast<char>(byte));
+  for (size_t at = 0; at < text.size(); at += 3) {
+    const std::string digits = text.substr(at, 2);
+    if (std::isxdigit(static_cast<unsigned char>(digits[0])) == 0 ||
+        std::isxdigit(static_cast<unsigned char>(digits[1])) == 0 ||
+        (at + 2 < text.size() && text[at + 2] != ':'))
+      return false;
+    mac.push_back(static_cast<char>(std::stoi(digits, nullptr, 16)));
+  }
   return true;
 }
 
