@@ -45,6 +45,7 @@ test("modules are loaded after what they need, by either spelling, once", () => 
   ]);
   assert.deepEqual(loadOrder(index, [{ name: "in_side" }, { name: "gone", optional: true }]), []);
   assert.throws(() => loadOrder(index, [{ name: "gone" }]), /this kernel has no module gone/);
+  assert.deepEqual(loadOrder({ dep }, [{ name: "c" }, { name: "gone" }]), ["kernel/lib/c.ko"]);
   const circle = { dep: "a.ko: b.ko\nb.ko: a.ko\n", builtin: "" };
   assert.throws(() => loadOrder(circle, [{ name: "a" }]), /modules need each other: a.ko b.ko a.ko/);
 });

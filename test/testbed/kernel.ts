@@ -48,7 +48,11 @@ export interface Module {
 /** The modules themselves, unpacked, in the order in which they have to be loaded. */
 export function readModules(from: Kernel, wanted: readonly Wanted[]): Module[] {
   const index = (name: string) => fs.readFileSync(path.join(from.modules, name), "utf8");
-  const order = loadOrder({ dep: index("modules.dep"), builtin: index("modules.builtin") }, wanted);
+  const builtin = fs.existsSync(path.join(from.modules, "modules.builtin"));
+  const order = loadOrder(
+    { dep: index("modules.dep"), ...(builtin ? { builtin: index("modules.builtin") } : {}) },
+    wanted,
+  );
   return order.map((file) => {
     const packed = /\.ko\.(\w+)$/.exec(file)?.[1];
     const full = path.join(from.modules, file);

@@ -4,7 +4,8 @@
  */
 export interface ModuleIndex {
   readonly dep: string;
-  readonly builtin: string;
+  /** Absent in some kernel packages: then what is no module is taken to be built in. */
+  readonly builtin?: string;
 }
 
 export interface Wanted {
@@ -21,7 +22,8 @@ export function loadOrder(index: ModuleIndex, wanted: readonly Wanted[]): string
     if (list !== undefined) needs.set(module!, list.split(" ").filter(Boolean));
   }
   const paths = new Map([...needs.keys()].map((path) => [moduleName(path), path]));
-  const builtin = new Set(index.builtin.split("\n").filter(Boolean).map(moduleName));
+  const builtin = new Set((index.builtin ?? "").split("\n").filter(Boolean).map(moduleName));
+  const known = index.builtin !== undefined;
 
   const order = new Set<string>();
   const visit = (path: string, above: readonly string[]) => {
@@ -33,8 +35,9 @@ export function loadOrder(index: ModuleIndex, wanted: readonly Wanted[]): string
   for (const { name, optional } of wanted) {
     const path = paths.get(moduleName(name));
     if (path !== undefined) visit(path, []);
-    else if (!optional && !builtin.has(moduleName(name)))
+    else if (known && !optional && !builtin.has(moduleName(name))) {
       throw new Error(`this kernel has no module ${name}`);
+    }
   }
   return [...order];
 }
