@@ -43,6 +43,8 @@ Status Vcpu::start() {
   if (Status set = kvm_.set_signal_mask({kick_signal()}); !set) return set;
   char name[16];
   snprintf(name, sizeof(name), "vcpu %u", index_);
+  // Held so that a kick from another vCPU finds the thread whole or not at all.
+  std::lock_guard lock(mutex_);
   return thread_.start(name, [this] { loop(); });
 }
 
@@ -80,9 +82,12 @@ void Vcpu::loop() {
     // Before the look at wish_: a kick that comes after it is not lost.
     set_immediate_exit(kvm_.page(), 0);
   } while (obey() && enter());
-  std::lock_guard lock(mutex_);
-  ended_ = true;
-  changed_.notify_all();
+  {
+    std::lock_guard lock(mutex_);
+    ended_ = true;
+    changed_.notify_all();
+  }
+  on_end_(std::move(why_));
 }
 
 bool Vcpu::obey() {
@@ -117,8 +122,7 @@ bool Vcpu::enter() {
     return true;
   }
   if (err != 0) {
-    end(End::kError, describe(std::string("KVM_RUN: ") + strerrordesc_np(err)));
-    return false;
+    return end(End::kError, describe(std::string("KVM_RUN: ") + strerrordesc_np(err)));
   }
   return serve();
 }
@@ -136,11 +140,9 @@ bool Vcpu::serve() {
     case KVM_EXIT_IRQ_WINDOW_OPEN:
       return true;
     case KVM_EXIT_HLT:
-      end(End::kHalted);
-      return false;
+      return end(End::kHalted);
     case KVM_EXIT_SHUTDOWN:
-      end(End::kShutdown, describe("triple fault"));
-      return false;
+      return end(End::kShutdown, describe("triple fault"));
     case KVM_EXIT_SYSTEM_EVENT:
       end(run->system_event.type == KVM_SYSTEM_EVENT_RESET ? End::kReset : End::kPowerOff);
       return false;
@@ -148,19 +150,16 @@ bool Vcpu::serve() {
       char text[64];
       snprintf(text, sizeof(text), "the processor refused to enter the guest, reason %#" PRIx64,
                uint64_t{run->fail_entry.hardware_entry_failure_reason});
-      end(End::kError, describe(text));
-      return false;
+      return end(End::kError, describe(text));
     }
     case KVM_EXIT_INTERNAL_ERROR: {
       std::string text = "KVM internal error " + std::to_string(run->internal.suberror);
       if (run->internal.suberror == KVM_INTERNAL_ERROR_EMULATION)
         text += " (an instruction that this KVM cannot emulate)";
-      end(End::kError, describe(text));
-      return false;
+      return end(End::kError, describe(text));
     }
     default:
-      end(End::kError, describe("unknown exit " + std::to_string(run->exit_reason)));
-      return false;
+      return end(End::kError, describe("unknown exit " + std::to_string(run->exit_reason)));
   }
 }
 
@@ -186,7 +185,10 @@ void Vcpu::memory_io() {
     mmio_->read(run->mmio.phys_addr, run->mmio.data, size);
 }
 
-void Vcpu::end(End::Kind kind, std::string detail) { on_end_(End{kind, std::move(detail)}); }
+bool Vcpu::end(End::Kind kind, std::string detail) {
+  why_ = End{kind, std::move(detail)};
+  return false;
+}
 
 std::string Vcpu::describe(const std::string& what) const {
   Result<kvm_regs> regs = kvm_.regs();

@@ -34,7 +34,7 @@ struct End {
 
 class Vcpu {
  public:
-  // Called on the vCPU's thread, at most once, when it will not enter the guest again by itself.
+  // The last thing that the vCPU's thread does: once after each successful start().
   using OnEnd = std::function<void(End)>;
 
   // The buses are borrowed and must outlive the thread.
@@ -61,7 +61,7 @@ class Vcpu {
 
   void loop();
   void kick();
-  // False: the guest is over, on_end_ was called.
+  // False: the guest is over, why_ says why.
   bool enter();
   bool serve();
   void port_io();
@@ -70,7 +70,8 @@ class Vcpu {
   bool complete();
   // Waits while paused; false: stop.
   bool obey();
-  void end(End::Kind kind, std::string detail = "");
+  // Returns false.
+  bool end(End::Kind kind, std::string detail = "");
   std::string describe(const std::string& what) const;
 
   KvmVcpu kvm_;
@@ -83,7 +84,8 @@ class Vcpu {
   std::condition_variable changed_;
   Wish wish_ = Wish::kRun;  // guarded by mutex_, as parked_ and ended_
   bool parked_ = false;     // waits for resume() or stop()
-  bool ended_ = false;      // has left, or never came into, the loop
+  bool ended_ = false;      // has left the loop
+  End why_;                 // the thread's own
 };
 
 }  // namespace isopod::vmm
