@@ -10,7 +10,7 @@ import { cleanEnv, command } from "./command";
 import { type CriClient, criClient } from "./cri-client";
 import { destroyCgroup, type Host, onHost, privateHost } from "./host";
 import { repository } from "./peers";
-import { argumentsOf, killAll, processesOf, until } from "./processes";
+import { argumentsOf, killAll, patience, processesOf, until } from "./processes";
 
 /** A real `isopod serve` in a private host, with everything it touches below one temporary folder. */
 export interface Daemon extends AsyncDisposable {
@@ -201,7 +201,7 @@ ${this.options.config ?? ""}`;
 
   private async isReady(): Promise<boolean> {
     try {
-      const { status } = await this.cri.Status({}, { timeoutMs: 2000 });
+      const { status } = await this.cri.Status({}, { timeoutMs: 2000 * patience });
       const conditions = new Map(status?.conditions?.map(({ type, status }) => [type, status]));
       return (
         conditions.get("RuntimeReady") === true && (!this.network || conditions.get("NetworkReady") === true)
