@@ -26,12 +26,16 @@ const LEAVE_OWNER = 0xffffffff;
 /** LaunchOptions.fds of an exec: a pidfd of the container's first process. */
 const LEADER_FD = 0;
 /** What an exec enters with one setns(2), as far as it is not the host's. */
-const JOINED: readonly NamespaceType[] = ["ipc", "uts", "network", "cgroup", "mount"];
+const JOINED: readonly NamespaceType[] = ["ipc", "uts", "network", "mount"];
 
 /**
  * Joining is not creating (R4): the stub is born in the server's own pid namespace and cgroup, enters the
  * container's other namespaces, and goes on as a successor cloned into its pid namespace and cgroup. All of
  * them are named by the pidfd of its first process: no pid is there to be reused, no /proc to be read.
+ *
+ * The cgroup namespace comes after the cgroup: where cgroup2 is mounted with `nsdelegate`, as systemd does, a
+ * process may only be moved within its cgroup namespace, and the server's cgroup is not in the container's
+ * (ENOENT).
  */
 export function compileExec(options: ExecPlanOptions): Uint8Array {
   const { spec, process, target, warn } = options;
@@ -42,6 +46,7 @@ export function compileExec(options: ExecPlanOptions): Uint8Array {
   const names = joined.map((type) => NS_FILE[type]).join(",");
   const others = joined.length > 0 ? leader(names) : undefined;
   const pid = wanted.has("pid") ? leader("pid") : NO_SLOT;
+  const cgroupNamespace = wanted.has("cgroup") ? leader("cgroup") : undefined;
   const cgroup = plan.open(OPEN.file, {
     path: options.cgroup,
     flags: O_PATH | O_DIRECTORY,
@@ -52,6 +57,8 @@ export function compileExec(options: ExecPlanOptions): Uint8Array {
   const types = joined.reduce((flags, type) => flags | CLONE[type], 0) >>> 0;
   if (others !== undefined) plan.op(OP.setns, { a: others, b: types, subject: names });
   plan.op(OP.successor, { a: pid, b: cgroup, subject: "pid" });
+  if (cgroupNamespace !== undefined)
+    plan.op(OP.setns, { a: cgroupNamespace, b: CLONE.cgroup, subject: NS_FILE.cgroup });
   plan.op(OP.setsid);
   const running: ProcessPlan = {
     // An exec that names no profile must not step out of the container's.
