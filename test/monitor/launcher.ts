@@ -3,6 +3,7 @@ import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
 import { connect } from "../../src/ttrpc";
+import { patience } from "../support/processes";
 
 export const ROOT = path.resolve(__dirname, "../../..");
 export const MONITOR = path.join(ROOT, "build/Release/containerd-shim-isopod-v2");
@@ -142,7 +143,7 @@ export const sleep = (ms: number): Promise<void> => new Promise((resolve) => set
 
 /** Waits until `check` holds; a test that waits in vain fails with `what`. */
 export async function eventually(what: string, check: () => boolean | Promise<boolean>): Promise<void> {
-  for (let waited = 0; waited < 15_000; waited += 20) {
+  for (let waited = 0; waited < 15_000 * patience; waited += 20) {
     if (await check()) return;
     await sleep(20);
   }

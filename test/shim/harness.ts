@@ -3,7 +3,7 @@ import * as os from "node:os";
 import * as path from "node:path";
 import { containerd, google, runtimeoptions } from "../../src/gen/shim";
 import { native } from "../../src/native";
-import type { Process, Spec } from "../../src/oci/runtime-spec";
+import type { Process, Resources, Spec } from "../../src/oci/runtime-spec";
 import { type Client, connect, Server } from "../../src/ttrpc";
 import { eventually, MONITOR, run } from "../monitor/launcher";
 
@@ -102,7 +102,7 @@ export class Driver {
   spec(
     id: string,
     script: string,
-    more: { terminal?: boolean; sandbox?: string; pid?: "host" } = {},
+    more: { terminal?: boolean; sandbox?: string; pid?: "host"; resources?: Resources } = {},
   ): string {
     const namespaces = ["mount", "ipc", "uts", ...(more.pid === "host" ? [] : ["pid"])];
     const spec: Spec = {
@@ -123,6 +123,7 @@ export class Driver {
       linux: {
         cgroupsPath: `${this.cgroupParent}/${id}`,
         namespaces: namespaces.map((type) => ({ type: type as "pid" })),
+        ...(more.resources && { resources: more.resources }),
       },
     };
     const bundle = this.bundle(id);

@@ -14,6 +14,7 @@ import { Driver, execSpec, TASK } from "./harness";
 type State = containerd.task.v3.StateResponse.$Shape;
 const STATUS = { created: 1, running: 2, stopped: 3, paused: 4 };
 const limit = { timeout: 60_000 };
+const withMemory = { timeout: 600_000, ...needs(capability("cgroup2:memory")) };
 const withHugetlb = { ...limit, ...needs(capability("cgroup2:hugetlb")) };
 
 let driver: Driver;
@@ -346,6 +347,33 @@ test("Update: a limit that was set is what Stats tell", withHugetlb, async () =>
   await task("Kill", { id, signal: 9 });
   await task("Wait", { id });
   await task("Delete", { id });
+});
+
+test("TaskOOM comes when it happens, and before the exit that it leads to", withMemory, async () => {
+  const id = "oom";
+  const greedy = "busybox dd if=/dev/zero of=/dev/null bs=40M count=1";
+  const memory = { limit: 20 << 20, swap: 20 << 20 };
+  driver.spec(id, `${greedy}; sleep 1000`, { resources: { memory } });
+  await create(id);
+  await task("Start", { id });
+  await eventually("TaskOOM while the container lives on", () => driver.topics(id).includes("oom"));
+  const { stats } = await task("Stats", { id });
+  const metrics = io.containerd.cgroups.v2.Metrics.decode(stats.value);
+  assert.equal(metrics.memoryEvents?.oomKill?.toString(), "1");
+  assert.equal(metrics.memory?.usageLimit?.toString(), String(20 << 20));
+  assert.equal(metrics.memory?.swapLimit?.toString(), "0");
+  assert.equal(metrics.pids?.limit?.toString(), String(2n ** 64n - 1n), "no limit, as containerd says it");
+  assert.equal((await task("State", { id })).status, STATUS.running);
+  await task("Update", { id, ...resources({ memory: { limit: 100 << 20, swap: 100 << 20 } }) });
+  await task("Exec", { id, execId: "modest", spec: execSpec(greedy) });
+  await task("Start", { id, execId: "modest" });
+  assert.equal((await task("Wait", { id, execId: "modest" })).exitStatus, 0, "the new limit is felt");
+  await task("Kill", { id, signal: 9 });
+  await task("Wait", { id });
+  await task("Delete", { id });
+  await eventually("the last event", () => driver.topics(id).includes("delete"));
+  const own = driver.topics(id).filter((topic) => !topic.includes("modest"));
+  assert.deepEqual(own, ["create", "start", "oom", "exit", "delete"]);
 });
 
 test("a second Create of an id is refused and leaves the first alone", limit, async () => {
