@@ -15,7 +15,20 @@ export const program = path.resolve(__dirname, "../../../build/Release/isopod-ag
 export const scratch = fs.mkdtempSync(path.join(os.tmpdir(), "isopod-agent-"));
 export const cgroupParent = `/isopod-agent-test-${process.pid}`;
 export const rootfs = busyboxRoot(scratch);
-for (const name of ["head", "stty", "kill", "wc", "dd", "hostname", "cut", "tr", "seq", "ps", "readlink"])
+for (const name of [
+  "head",
+  "stty",
+  "kill",
+  "wc",
+  "dd",
+  "hostname",
+  "cut",
+  "tr",
+  "seq",
+  "ps",
+  "readlink",
+  "date",
+])
   fs.symlinkSync("busybox", path.join(rootfs, "bin", name));
 
 const running = new Set<ChildProcess>();
