@@ -62,7 +62,8 @@ function addPids(limits: Limits, { pids }: Resources): void {
   else limits.add("pids", "pids.limit", limit, { file: "pids.max", value: decimal(limit || 1) });
 }
 
-function addMemory(limits: Limits, { memory = {} }: Resources, both: Resources): void {
+function addMemory(limits: Limits, change: Resources, both: Resources): void {
+  const memory = change.memory ?? {};
   // Swap before memory: what a lower limit pushes out may go where there is room now.
   if (given(memory.swap) || given(memory.limit)) addSwap(limits, both.memory ?? {});
   if (given(memory.limit)) {
@@ -141,7 +142,8 @@ function addBlockIO(limits: Limits, blockIO: BlockIO): void {
 
 const DEFAULT_PERIOD = 100_000;
 
-function addCpu(limits: Limits, { cpu = {} }: Resources, both: Resources, isUpdate: boolean): void {
+function addCpu(limits: Limits, change: Resources, both: Resources, isUpdate: boolean): void {
+  const cpu = change.cpu ?? {};
   const { idle, shares, quota, period } = both.cpu ?? {};
   // 0 is the default of a new cgroup.
   if (cpu.idle === 1 || (cpu.idle === 0 && isUpdate))
@@ -178,9 +180,9 @@ export function weightOf(shares: number): number {
   return Math.ceil(10 ** ((l * l + 125 * l) / 612 - 7 / 34));
 }
 
-function addCpuset(limits: Limits, { cpu = {} }: Resources): void {
+function addCpuset(limits: Limits, { cpu }: Resources): void {
   for (const member of ["cpus", "mems"] as const) {
-    const list = cpu[member];
+    const list = cpu?.[member];
     if (list) limits.add("cpuset", `cpu.${member}`, list, { file: `cpuset.${member}`, value: list });
   }
 }
