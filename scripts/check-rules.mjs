@@ -2,6 +2,9 @@
 // is one that notices: test/mutants/<id>.patch (or <id>-<what>.patch) takes the rule's guard out, and a build
 // with it must fail the tests whose titles start with `<id>: `.
 //
+// A patch that says `where: testbed` before its first hunk is noticed only there (docs/testbed.md): its tests
+// run in one boot for each time.
+//
 //   --titles-only   only that each rule has titles and patches that apply, and that no title or patch is
 //                   without a rule: seconds, part of npm test
 //   --ids R5,R8     only these rules
@@ -107,6 +110,9 @@ function scratchCopy() {
 const filesOf = (patch) =>
   [...fs.readFileSync(patch, "utf8").matchAll(/^\+\+\+ b\/(.*)$/gm)].map((match) => match[1]);
 
+/** Does it take controllers or rights to notice it that this machine may not have? */
+const inTestbed = (patch) => /^where: testbed$/m.test(fs.readFileSync(patch, "utf8").split("diff --git")[0]);
+
 /** What the files of a patch are built into. */
 const partsOf = (patch) =>
   filesOf(patch).flatMap((file) => (file.startsWith("native/") ? ["native"] : ["ts", "bundle"]));
@@ -153,6 +159,20 @@ async function runTests(scratch, id) {
   return { ran, passed: true, output: "" };
 }
 
+/** All at once, those files that have tests for it. */
+async function runTestbed(scratch, id) {
+  const files = titles
+    .get(id)
+    .filter((file) => fs.readFileSync(file, "utf8").includes("capability("))
+    .map((file) => path.join("dist", file.replace(/\.ts$/, ".js")));
+  const tests = ["--test", "--test-reporter=tap", `--test-name-pattern=^${id}:`, "--test-timeout=120000"];
+  const machine = ["run", "-s", "testbed", "--", "--timeout", "900"];
+  const { status, stdout, stderr } = await run("npm", [...machine, "node", ...tests, ...files], scratch);
+  // The runner's own failures are no test's.
+  if (!stdout.includes("# pass ")) throw new Error(`the testbed did not run the tests:\n${stdout}${stderr}`);
+  return { passed: status === 0, output: stdout };
+}
+
 async function checkMutant(scratch, id, patch) {
   const applied = await apply(scratch, patch);
   if (applied.status !== 0) return fail(id, `${patch} does not apply: ${applied.stderr}`);
@@ -162,11 +182,18 @@ async function checkMutant(scratch, id, patch) {
     outdated = parts;
     if (status !== 0) return fail(id, `${patch} does not build:\n${stdout}${stderr}`);
     const begin = Date.now();
-    if ((await runTests(scratch, id)).passed) return fail(id, `the tests pass with ${patch}`);
+    const { passed } = await (inTestbed(patch) ? runTestbed : runTests)(scratch, id);
+    if (passed) return fail(id, `the tests pass with ${patch}`);
     console.log(`${id.padEnd(16)} ok      ${path.basename(patch)} noticed in ${Date.now() - begin} ms`);
   } finally {
     await apply(scratch, patch, "--reverse");
   }
+}
+
+async function soundInTestbed(scratch, id) {
+  const { passed, output } = await runTestbed(scratch, id);
+  if (!passed) fail(id, `its tests fail in the testbed without a mutant:\n${output}`);
+  return passed;
 }
 
 async function checkMutants(ids) {
@@ -182,6 +209,7 @@ async function checkMutants(ids) {
     const { ran, passed, output } = await runTests(scratch, id);
     if (!passed) fail(id, `its tests fail without a mutant:\n${output}`);
     else if (ran === 0) fail(id, "its tests are skipped here");
+    else if (patches.get(id).some(inTestbed) && !(await soundInTestbed(scratch, id))) continue;
     else sound.push(id);
   }
   const mutants = sound.flatMap((id) => patches.get(id).map((patch) => ({ id, patch })));

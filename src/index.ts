@@ -11,7 +11,7 @@ export type { Image, Images, RegistryAuth, Snapshot } from "./image/index";
 export type { ExitStatus } from "./native";
 export type { Network, PodNetwork } from "./network/index";
 export type { Mount } from "./oci/mount";
-export type { Process as ProcessSpec, Spec } from "./oci/runtime-spec";
+export type { Process as ProcessSpec, Resources, Spec } from "./oci/runtime-spec";
 export {
   type CgroupStats,
   ContainerHandle as Container,
@@ -19,10 +19,12 @@ export {
   type ExecOptions,
   type Finding,
   type HostReport,
+  type Pressure,
   ProcessHandle as Process,
   type ProcessState,
   type RunOptions,
   run,
+  type Stall,
   type StreamOptions,
 } from "./runtime";
 

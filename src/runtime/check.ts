@@ -101,7 +101,7 @@ function controllersFinding({ controllers }: HostFeatures): Finding {
     : {
         name: "controllers",
         level: "warning",
-        detail: `cgroup2 has no ${missing.join(", ")}: statistics lack them`,
+        detail: `cgroup2 has no ${missing.join(", ")}: limits of them are refused, statistics lack them`,
         cure: "boot with cgroup_no_v1=all systemd.unified_cgroup_hierarchy=1",
       };
 }

@@ -7,7 +7,7 @@ import { IsopodError, invalid, messageOf } from "../base/errors";
 import { undoOnFailure } from "../base/scope";
 import { type ExitStatus, native } from "../native";
 import type { Mount } from "../oci/mount";
-import type { Process as ProcessSpec, Spec } from "../oci/runtime-spec";
+import type { Process as ProcessSpec, Resources, Spec } from "../oci/runtime-spec";
 import { containerRuntime } from "./containers";
 import { type StreamOptions, Streams } from "./streams";
 import { sweepStateDirs } from "./sweep";
@@ -190,6 +190,16 @@ export class ContainerHandle extends ProcessHandle implements AsyncDisposable {
 
   stats(): Promise<CgroupStats> {
     return this.#container.stats();
+  }
+
+  /** Changes limits (`linux.resources`): all that are named, or none. What is not named stays. */
+  update(resources: Resources): Promise<void> {
+    return this.#container.update(resources);
+  }
+
+  /** Processes of it that the kernel killed for want of memory, so far. */
+  oomKills(): Promise<number> {
+    return this.#container.oomKills();
   }
 
   override async delete(): Promise<ExitStatus> {

@@ -124,7 +124,7 @@ const SMALL = [4, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024];
 
 test(
   "R5: a limit that is too low for the launch itself ends it, clearly, and hangs nothing",
-  needs(memory, capability("cap-sys-resource")),
+  { ...needs(memory, capability("cap-sys-resource")), timeout: 120_000 },
   async (t) => {
     t.after(beUnkillable());
     const outcomes = new Map<number, string>();

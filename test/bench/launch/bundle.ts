@@ -7,7 +7,7 @@ import { defaultSeccomp } from "../../../src/runtime/default-seccomp";
 /**
  * The container that every contender launches: as a kubelet's container is, with all its namespaces, a
  * network namespace included, the usual mounts, masks, devices, capabilities and the default seccomp
- * profile. No limits: this machine's cgroup2 may lack the controllers.
+ * profile. No limits unless asked for: this machine's cgroup2 may lack the controllers.
  */
 export interface Bundle {
   readonly dir: string;
@@ -78,7 +78,14 @@ const devices = [
   { allow: true, type: "c", major: 136, access: "rwm" },
 ];
 
-export function spec(args: readonly string[], cgroupsPath: string) {
+/** What a pod with requests and limits has: three controllers, five files. */
+const limits = {
+  memory: { limit: 64 << 20, swap: 64 << 20 },
+  pids: { limit: 100 },
+  cpu: { shares: 512, quota: 200_000, period: 100_000 },
+};
+
+export function spec(args: readonly string[], cgroupsPath: string, limited = false) {
   const sets = { bounding: capabilities, effective: capabilities, permitted: capabilities };
   return {
     ociVersion: "1.0.2",
@@ -96,7 +103,7 @@ export function spec(args: readonly string[], cgroupsPath: string) {
     mounts,
     linux: {
       cgroupsPath,
-      resources: { devices },
+      resources: { devices, ...(limited && limits) },
       namespaces: ["pid", "network", "ipc", "uts", "mount", "cgroup"].map((type) => ({ type })),
       seccomp: defaultSeccomp(capabilities, {
         arch: process.arch === "arm64" ? "aarch64" : "x86_64",
@@ -122,14 +129,19 @@ export function spec(args: readonly string[], cgroupsPath: string) {
 }
 
 /** Writes rootfs and config.json below `dir`. */
-export function writeBundle(dir: string, args: readonly string[], cgroupsPath: string): Bundle {
+export function writeBundle(
+  dir: string,
+  args: readonly string[],
+  cgroupsPath: string,
+  limited = false,
+): Bundle {
   const root = path.join(dir, "rootfs");
   for (const name of ["bin", "dev", "etc", "proc", "root", "sys", "tmp"]) {
     fs.mkdirSync(path.join(root, name), { recursive: true });
   }
   fs.copyFileSync("/bin/busybox", path.join(root, "bin/busybox"));
   for (const applet of ["true", "sleep", "sh"]) fs.symlinkSync("busybox", path.join(root, "bin", applet));
-  const config = JSON.stringify(spec(args, cgroupsPath));
+  const config = JSON.stringify(spec(args, cgroupsPath, limited));
   fs.writeFileSync(path.join(dir, "config.json"), config);
   return { dir, sha256: crypto.createHash("sha256").update(config).digest("hex") };
 }

@@ -12,7 +12,8 @@ import { Library } from "./library";
 
 /**
  * bench:launch: the same bundle by isopod in this process and by runc and crun from the C harness, one after
- * the other in every round, so that whatever else the machine does meets all of them alike.
+ * the other in every round, so that whatever else the machine does meets all of them alike. With --limits
+ * only the launch, of a container with limits: a machine whose cgroup2 has the controllers, such as the testbed.
  */
 async function main(): Promise<void> {
   const { values } = parseArgs({
@@ -20,6 +21,7 @@ async function main(): Promise<void> {
       n: { type: "string", default: "40" },
       mounts: { type: "string", default: "4000" },
       only: { type: "string" },
+      limits: { type: "boolean", default: false },
     },
   });
   const rounds = Number(values.n);
@@ -27,13 +29,15 @@ async function main(): Promise<void> {
   const harness = path.join(dir, "harness");
   await command("gcc", ["-O2", "-o", harness, harnessSource()]);
   const cgroup = `/isopod-bench-${process.pid}`;
-  const launched = writeBundle(path.join(dir, "true"), ["/bin/true"], `${cgroup}-true`);
+  const launched = writeBundle(path.join(dir, "true"), ["/bin/true"], `${cgroup}-true`, values.limits);
   const contenders = await everybody(dir, harness, values.only);
   const tool = new CommandLine("tool", harness, "/bin/true", path.join(dir, "tool"));
   try {
     console.log(machine());
+    if (values.limits) console.log("with limits of memory, swap, pids, cpu weight and quota");
     console.log(`config.json sha256 ${launched.sha256.slice(0, 16)}, ${rounds} interleaved rounds\n`);
     await launches("create+start+wait+delete", contenders, launched, rounds, tool);
+    if (values.limits) return;
     await execs(contenders, path.join(dir, "sleep"), cgroup, rounds);
     const many = path.join(dir, "mounts");
     fs.mkdirSync(many);
