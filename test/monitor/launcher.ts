@@ -3,7 +3,7 @@ import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
 import { connect } from "../../src/ttrpc";
-import { patience } from "../support/processes";
+import { patience } from "../support/testbed";
 
 export const ROOT = path.resolve(__dirname, "../../..");
 export const MONITOR = path.join(ROOT, "build/Release/containerd-shim-isopod-v2");

@@ -50,10 +50,7 @@ test("guest memory, buses and the event loop, under the sanitizers", () =>
   sanitized("vmm-test", vmm("bus", "event_loop", "memory", "thread")));
 
 test("kernel files, boot images and boot tables, hostile ones too, under the sanitizers", () =>
-  sanitized(
-    "image-test",
-    vmm("acpi", "aml", "boot", "boot_image", "kernel", "kvm", "lz4", "memory"),
-  ));
+  sanitized("image-test", vmm("acpi", "aml", "boot", "boot_image", "kernel", "kvm", "lz4", "memory")));
 
 test("the event loop races for nothing: ThreadSanitizer", () =>
   sanitized("vmm-test", vmm("bus", "event_loop", "memory", "thread"), "-fsanitize=thread"));

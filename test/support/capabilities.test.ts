@@ -2,10 +2,11 @@ import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import * as fs from "node:fs";
 import { test } from "node:test";
-import { type Capability, capability, inTestbed } from "./capabilities";
+import { type Capability, capability } from "./capabilities";
 import { cleanEnv } from "./command";
 import { cgroup2Mount } from "./host";
 import { needs, present, requirement } from "./needs";
+import { inTestbed } from "./testbed";
 
 /** A capability that no machine has: the name is checked by the compiler only. */
 const absent = "cgroup2:absent" as Capability;

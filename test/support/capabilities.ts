@@ -43,9 +43,6 @@ export interface Disk {
 /** A need that the testbed fills: `needs` tells it from others by the name. */
 export type CapabilityNeed<T> = Need<T> & { readonly capability: Capability };
 
-/** Set in the testbed; what is missing there is a failure. */
-export const inTestbed = process.env["ISOPOD_TESTBED"] === "1";
-
 export function capability(name: "blockdev"): CapabilityNeed<Disk>;
 export function capability(name: Capability): CapabilityNeed<object>;
 export function capability(name: Capability): CapabilityNeed<object> {

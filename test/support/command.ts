@@ -1,4 +1,5 @@
 import { type SpawnOptions, spawn } from "node:child_process";
+import { patience } from "./testbed";
 
 /** The environment for programs that tests run: what would slow down or change every Node child is left out. */
 export function cleanEnv(extra: Readonly<Record<string, string>> = {}): Record<string, string> {
@@ -15,7 +16,7 @@ export interface CommandOptions {
   readonly env?: Readonly<Record<string, string>>;
   readonly cwd?: string;
   readonly stdin?: string | Uint8Array;
-  /** Milliseconds until SIGKILL; default 60 s. */
+  /** Milliseconds until SIGKILL, more in the testbed; default 60 s. */
   readonly timeoutMs?: number;
   /** Exit codes that are no failure; default 0 only. */
   readonly accept?: readonly number[];
@@ -43,7 +44,7 @@ export function command(
     child.stderr!.on("data", (chunk: Buffer) => err.push(chunk));
     child.stdin!.on("error", () => {});
     child.stdin!.end(options.stdin ?? "");
-    const timer = setTimeout(() => child.kill("SIGKILL"), options.timeoutMs ?? 60_000);
+    const timer = setTimeout(() => child.kill("SIGKILL"), (options.timeoutMs ?? 60_000) * patience);
     child.on("error", reject);
     child.on("close", (code, signal) => {
       clearTimeout(timer);

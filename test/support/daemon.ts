@@ -10,7 +10,8 @@ import { cleanEnv, command } from "./command";
 import { type CriClient, criClient } from "./cri-client";
 import { destroyCgroup, type Host, onHost, privateHost } from "./host";
 import { repository } from "./peers";
-import { argumentsOf, killAll, patience, processesOf, until } from "./processes";
+import { argumentsOf, killAll, processesOf, until } from "./processes";
+import { patience } from "./testbed";
 
 /** A real `isopod serve` in a private host, with everything it touches below one temporary folder. */
 export interface Daemon extends AsyncDisposable {

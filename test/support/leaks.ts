@@ -1,6 +1,7 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { command } from "./command";
+import { patience } from "./testbed";
 
 /**
  * What a machine holds for a runtime, as sets of lines that can be compared before and after: whatever is
@@ -38,7 +39,7 @@ export async function inventory(scope: LeakScope): Promise<Inventory> {
 
 /** An inventory that has come to rest: two in a row are equal. */
 export async function settledInventory(scope: LeakScope, timeoutMs = 10_000): Promise<Inventory> {
-  const deadline = Date.now() + timeoutMs;
+  const deadline = Date.now() + timeoutMs * patience;
   let last = await inventory(scope);
   for (;;) {
     await new Promise((resolve) => setTimeout(resolve, 300));
@@ -72,7 +73,7 @@ export async function leaks(
   scope: LeakScope,
   { timeoutMs = 10_000, onlyMore = false } = {},
 ): Promise<string[]> {
-  const deadline = Date.now() + timeoutMs;
+  const deadline = Date.now() + timeoutMs * patience;
   for (;;) {
     const all = differences(before, await inventory(scope));
     const found = all.filter((line) => line.startsWith("+") || !(onlyMore || / mounts: /.test(line)));

@@ -1,4 +1,5 @@
-import { type Capability, inTestbed, reportLacking } from "./capabilities";
+import { type Capability, reportLacking } from "./capabilities";
+import { inTestbed } from "./testbed";
 
 /**
  * What a test needs from the machine beyond root and namespaces. A test names its needs and is skipped

@@ -1,5 +1,6 @@
 import * as fs from "node:fs";
 import type { Host } from "./host";
+import { patience } from "./testbed";
 
 /** Processes in the host's mount namespace, its keeper left out: daemons and shims, no containers. */
 export function processesOf(host: Host): number[] {
@@ -34,9 +35,6 @@ export async function killAll(pids: readonly number[]): Promise<void> {
   }
   await until(() => !pids.some(isAlive), `${pids.length} killed processes are gone`);
 }
-
-/** The testbed emulates its CPUs: what is soon elsewhere takes ten times as long there, and more beside others. */
-export const patience = process.env["ISOPOD_TESTBED"] === "1" ? 10 : 1;
 
 /** Polls; throws naming `what` after the deadline. */
 export async function until(

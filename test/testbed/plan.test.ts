@@ -8,6 +8,7 @@ test("a file goes to one machine, the one with systemd if any of its tests needs
     { file: "a.js", capability: "cgroup2:memory" },
     { file: "a.js", capability: "systemd" },
     { file: "b.js", capability: "swap" },
+    { file: "dist/floor/b.js", capability: "swap" },
   ];
   assert.deepEqual(flavours(lacking, ["c.js", "b.js", "a.js"]), {
     plain: ["b.js", "c.js"],

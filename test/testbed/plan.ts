@@ -25,9 +25,11 @@ export function readLines<T>(text: string): T[] {
 
 /**
  * Test files by the machine they need, each once and sorted. The one with systemd has all that the plain
- * one has, so a file of which a single test needs systemd goes there whole.
+ * one has, so a file of which a single test needs systemd goes there whole. What scripts/test-files.mjs lists
+ * a second time, with features forced down, goes only once.
  */
-export function flavours(lacking: readonly Lacking[], always: readonly string[]): Record<Flavour, string[]> {
+export function flavours(reported: readonly Lacking[], always: readonly string[]): Record<Flavour, string[]> {
+  const lacking = reported.filter((line) => !line.file.startsWith("dist/floor/"));
   const systemd = new Set(lacking.filter((line) => line.capability === "systemd").map((line) => line.file));
   const all = new Set([...lacking.map((line) => line.file), ...always]);
   return {
