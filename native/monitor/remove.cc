@@ -23,6 +23,7 @@ namespace {
 // containerd kills `delete` after 5 s: three calls, or one in vain and then the records, have to fit.
 constexpr int kServerTimeoutMs = 1500;
 constexpr int kEmptyTimeoutMs = 3000;
+constexpr int kScopeTimeoutMs = 1000;
 constexpr int kRecordTimeoutMs = 200;
 constexpr int kStepMs = 2;
 constexpr int kMaxDepth = 16;
@@ -133,6 +134,16 @@ void remove_cgroup_tree(const PathText& cgroup, int depth) {
   rmdir(cgroup.c_str());
 }
 
+// systemd removes the cgroup of a scope when it sees that it is empty, by a file in there: to a unit whose
+// directory has gone before it looked, its end never comes.
+void leave_to_systemd(const PathText& cgroup) {
+  if (!ends_with(cgroup.view(), ".scope")) return;
+  for (int waited = 0; waited < kScopeTimeoutMs; waited += kStepMs) {
+    if (access(cgroup.c_str(), F_OK) != 0) return;
+    pause_ms(kStepMs);
+  }
+}
+
 void destroy_cgroup(const PathText& cgroup) {
   if (!killable(cgroup)) return;
   kill_cgroup(cgroup);
@@ -140,6 +151,7 @@ void destroy_cgroup(const PathText& cgroup) {
     kill_cgroup(cgroup);
     pause_ms(kStepMs);
   }
+  leave_to_systemd(cgroup);
   remove_cgroup_tree(cgroup, 0);
 }
 

@@ -5,14 +5,40 @@ import { native } from "../native";
 import { check, type Finding, type HostReport } from "../runtime";
 import type { Config } from "./config";
 import { programDirs } from "./installation";
+import { systemdVersion } from "./systemd";
 
 /** What the library's check says of the host, and what the daemon needs besides. */
 export async function report(config: Config): Promise<HostReport> {
   const host = check();
   const findings = [...host.findings];
-  if (host.kernel !== "") findings.push(await shimFinding());
+  if (host.kernel !== "") findings.push(await systemdFinding(config), await shimFinding());
   findings.push(overlayFinding(), networkFinding(config), pluginFinding(config));
   return { ...host, findings, ok: findings.every(({ level }) => level !== "error") };
+}
+
+/** Which cgroup drivers there are, and whether the one that is configured is among them. */
+async function systemdFinding({ cgroup: { driver } }: Config): Promise<Finding> {
+  const name = "cgroup-driver";
+  // sd_booted(3): without this directory it is installed at most.
+  const booted = fs.existsSync("/run/systemd/system");
+  const advice =
+    driver === "systemd"
+      ? { level: "error" as const, cure: 'set [cgroup] driver = "cgroupfs", or boot with systemd' }
+      : { level: "ok" as const };
+  if (!booted) return { name, ...advice, detail: `${driver}; systemd is not PID 1 here` };
+  try {
+    const version = await systemdVersion();
+    if (driver === "systemd") return { name, level: "ok", detail: `systemd ${version}` };
+    return {
+      name,
+      level: "warning",
+      detail: `cgroupfs, beside systemd ${version}, which takes the hierarchy for its own`,
+      cure: 'set [cgroup] driver = "systemd", here and for kubelet',
+    };
+  } catch (error) {
+    const detail = `${driver}; systemd is PID 1, but: ${messageOf(error)}`;
+    return { name, ...advice, detail, cure: "apt-get install libsystemd0" };
+  }
 }
 
 /** The shim looks for its bundle and for node itself (R1): it is asked, so that the answer is the real one. */

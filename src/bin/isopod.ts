@@ -79,7 +79,9 @@ async function load(file: string | undefined, overrides: Overrides = {}) {
 }
 
 async function serve({ config: file, root, state, listen, logLevel }: ServeOptions): Promise<void> {
-  const config = await load(file, { root, state, listen, log: logLevel ? { level: logLevel } : undefined });
+  const overrides = { root, state, listen, log: logLevel ? { level: logLevel } : undefined };
+  const config = await load(file, overrides);
+  const { loadConfig } = await import("./config/index.js");
   const { jsonLog } = await import("./logger.js");
   const log = jsonLog(config.log.level);
   if (process.getuid?.() !== 0) fail("isopod serve must run as root: it makes namespaces and mounts", 1);
@@ -91,7 +93,9 @@ async function serve({ config: file, root, state, listen, logLevel }: ServeOptio
   process.on("uncaughtException", crash("uncaught exception"));
   process.on("unhandledRejection", crash("unhandled rejection"));
   try {
-    process.exitCode = await (await import("./serve.js")).serve(config, log);
+    const { reloader } = await import("./reload.js");
+    const reload = reloader(config, () => loadConfig(file, overrides), log);
+    process.exitCode = await (await import("./serve.js")).serve(config, log, reload);
   } catch (error) {
     log.error(`starting: ${messageOf(error)}`, { stack: error instanceof Error ? error.stack : undefined });
     process.exitCode = 1;

@@ -1,4 +1,5 @@
 import * as path from "node:path";
+import { IsopodError, messageOf } from "../base/errors";
 import type { Log } from "../base/log";
 import type { RuntimeRooms } from "../cri";
 import { openImages } from "../image";
@@ -9,6 +10,7 @@ import { openPods } from "../sandbox";
 import { type Handler, openShims } from "../task";
 import type { Config } from "./config";
 import { programDirs } from "./installation";
+import { systemdVersion } from "./systemd";
 
 /** Opens the rooms from the bottom up; `close` goes the other way and leaves pods and shims alive. */
 export async function openRooms(
@@ -20,6 +22,7 @@ export async function openRooms(
     for (const step of undo.splice(0).reverse()) await step();
   };
   try {
+    if (config.cgroup.driver === "systemd") await askSystemd();
     const images = await openImages({
       root: path.join(config.root, "images"),
       log,
@@ -51,6 +54,18 @@ export async function openRooms(
   } catch (error) {
     await close();
     throw error;
+  }
+}
+
+/** Rather now than at the first pod: kubelet is told of the driver once, for the node's life. */
+async function askSystemd(): Promise<void> {
+  try {
+    await systemdVersion();
+  } catch (error) {
+    throw new IsopodError("FAILED_PRECONDITION", `cgroup.driver: "systemd": ${messageOf(error)}`, {
+      path: "cgroup.driver",
+      cause: error,
+    });
   }
 }
 

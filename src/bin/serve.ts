@@ -17,15 +17,16 @@ const GRACE_MS = 20_000;
 /**
  * The daemon, from start to end. Order: lock what is ours, listen (answering UNAVAILABLE), open the rooms,
  * which take up what an earlier daemon left, answer, tell systemd. It ends on SIGTERM or SIGINT: calls in
- * flight finish, pods stay.
+ * flight finish, pods stay. SIGHUP calls `reload`, which never rejects.
  *
  * Returns the exit code.
  */
-export async function serve(config: Config, log: Log): Promise<number> {
+export async function serve(config: Config, log: Log, reload: () => Promise<void>): Promise<number> {
   const began = performance.now();
   process.umask(0o022);
-  const stopped = stopSignal(log);
+  const stopped = stopSignal();
   const manager = systemd(log);
+  process.on("SIGHUP", () => void manager.reloading(reload));
   const undo: (() => unknown)[] = [];
   try {
     for (const field of ["root", "state"] as const) undo.push(await takeDirectory(field, config[field]));
@@ -87,8 +88,7 @@ async function listen(config: Config, log: Log, info: () => Record<string, strin
 const isOurs = (runtimeType: string): boolean => /^io\.containerd\.isopod(-vm)?\.v2$/.test(runtimeType);
 
 /** Resolves with the signal that ends the daemon; a second one ends it at once. */
-function stopSignal(log: Log): Promise<NodeJS.Signals> {
-  process.on("SIGHUP", () => log.info("SIGHUP: the network configuration is followed without it"));
+function stopSignal(): Promise<NodeJS.Signals> {
   return new Promise((resolve) => {
     for (const signal of ["SIGTERM", "SIGINT"] as const) {
       process.on(signal, () => {

@@ -7,6 +7,8 @@ import { native } from "../native";
  */
 export interface Systemd {
   ready(): void;
+  /** Until `work` has settled, however it does. */
+  reloading(work: () => Promise<void>): Promise<void>;
   stopping(): void;
 }
 
@@ -26,12 +28,25 @@ export function systemd(log: Log): Systemd {
       // From the event loop, so that a loop that hangs is seen to hang.
       if (period !== undefined) watchdog = setInterval(() => tell("WATCHDOG=1"), period).unref();
     },
+    reloading: async (work) => {
+      // systemd tells a reload from an earlier one by the time.
+      tell(`RELOADING=1\nMONOTONIC_USEC=${process.hrtime.bigint() / 1000n}`);
+      await work().finally(() => tell("READY=1"));
+    },
     stopping: () => {
       clearInterval(watchdog);
       tell("STOPPING=1");
     },
   };
 }
+
+/** As systemd writes it: `252.38-1~deb12u1`. Rejects where systemd is not to be talked to, with the reason. */
+export const systemdVersion = (): Promise<string> =>
+  native().unitRead({
+    interface: "org.freedesktop.systemd1.Manager",
+    property: "Version",
+    timeoutMs: 10_000,
+  });
 
 /** Half of what is allowed, in ms; undefined without a watchdog or if it is meant for another process. */
 function watchdogPeriod(): number | undefined {

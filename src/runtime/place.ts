@@ -5,6 +5,7 @@ import type { Launched, LaunchOptions } from "../native";
 import { slicePath, unitPlace } from "../oci/cgroups-path";
 import { cgroupOf, cgroupRoot, destroyCgroup, signalAll } from "./cgroup";
 import type { Engine } from "./engine";
+import { stopUnit } from "./systemd/units";
 import type { Target } from "./target";
 
 /**
@@ -78,7 +79,6 @@ async function launchBelow(
 }
 
 const SIGKILL = 9;
-const STOP_TIMEOUT_MS = 30_000;
 
 /**
  * Kills what is left in a place and removes it; one that is gone is fine. A unit ends by itself with its last
@@ -91,7 +91,7 @@ export async function removePlace(
 ): Promise<void> {
   if (unit !== undefined && fs.existsSync(cgroup)) {
     signalAll(native, target, cgroup, SIGKILL);
-    await native.unitStop({ name: unit, timeoutMs: STOP_TIMEOUT_MS });
+    await stopUnit(native, unit);
   }
   await destroyCgroup(native, cgroup);
 }

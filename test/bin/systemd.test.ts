@@ -69,3 +69,29 @@ test("a watchdog that is meant for another process is not fed", async (t) => {
   await daemon.stop();
   assert.match(heard(), /^READY=1\nMAINPID=\d+\nSTOPPING=1\n$/);
 });
+
+test("SIGHUP reads the configuration again, and systemd is told when that is done", async (t) => {
+  const { socket, heard } = await listener(t);
+  const daemon = await startDaemon({ env: { NOTIFY_SOCKET: socket } });
+  t.after(() => daemon.end());
+  const config = path.join(daemon.dir, "config.toml");
+  const text = fs.readFileSync(config, "utf8");
+  const debugLines = () => daemon.log().match(/"level":"debug"/g)?.length ?? 0;
+  let reloads = 0;
+  const reload = async (content: string, said: RegExp) => {
+    fs.writeFileSync(config, content);
+    process.kill(daemon.pid, "SIGHUP");
+    reloads++;
+    await until(() => said.test(daemon.log()), `the log says ${said}`);
+    const told = () => heard().match(/RELOADING=1\nMONOTONIC_USEC=\d+\nREADY=1\n/g)?.length ?? 0;
+    await until(() => told() === reloads, "systemd is told");
+  };
+  await daemon.cri.ListContainers({});
+  assert.equal(debugLines(), 0);
+  await reload(`${text}\n[log]\nlevel = "debug"\n`, /configuration read again/);
+  await daemon.cri.ListContainers({});
+  await until(() => debugLines() > 0, "a list is logged now");
+  await reload(`${text}\nnonsense = 1\n`, /nonsense.*nothing is changed/);
+  await reload(text.replace("/netns", "/elsewhere"), /"keys":\["cni"\].*restart isopod for it/);
+  await daemon.cri.Version({});
+});
