@@ -3,6 +3,7 @@ import * as path from "node:path";
 import { errnoOf, messageOf } from "../base/errors";
 import { native } from "../native";
 import { check, type Finding, type HostReport } from "../runtime";
+import { apparmorParser } from "../sandbox";
 import type { Config } from "./config";
 import { programDirs } from "./installation";
 import { systemdVersion } from "./systemd";
@@ -12,6 +13,7 @@ export async function report(config: Config): Promise<HostReport> {
   const host = check();
   const findings = [...host.findings];
   if (host.kernel !== "") findings.push(await systemdFinding(config), await shimFinding());
+  if (host.kernel !== "" && native().features().apparmor) findings.push(apparmorFinding());
   findings.push(overlayFinding(), networkFinding(config), pluginFinding(config));
   return { ...host, findings, ok: findings.every(({ level }) => level !== "error") };
 }
@@ -68,6 +70,19 @@ const shimBinary = (): string | undefined =>
   programDirs()
     .map((directory) => path.join(directory, "containerd-shim-isopod-v2"))
     .find((file) => fs.existsSync(file));
+
+/** Only where the kernel has it: a host without AppArmor lacks nothing. */
+function apparmorFinding(): Finding {
+  const parser = apparmorParser();
+  return parser !== undefined
+    ? { name: "apparmor", level: "ok", detail: parser }
+    : {
+        name: "apparmor",
+        level: "warning",
+        detail: "no apparmor_parser: containers run without the default profile",
+        cure: "apt-get install apparmor",
+      };
+}
 
 function overlayFinding(): Finding {
   const known = /\boverlay$/m.test(fs.readFileSync("/proc/filesystems", "utf8"));

@@ -119,7 +119,7 @@ function openTree(plan: PlanWriter, options: ContainerPlanOptions, wanted: Names
 
   const baseSlot = plan.open(OPEN.fd, { path: "base", a: BASE_FD });
   const attachRoot = writeRoot(plan, spec, rootfs, bundle);
-  const mounts = openMounts(plan, spec, bundle, wanted);
+  const mounts = openMounts(plan, spec, bundle, wanted, options.target.cgroupRoot);
   const maskSource = openMaskSource(plan, spec);
   const ownDev = hasOwnDev(spec);
   if (!ownDev && (spec.linux?.devices ?? []).length > 0)

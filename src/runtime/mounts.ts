@@ -50,8 +50,15 @@ export interface Mounts {
 }
 
 /** Called before the stub leaves the host. */
-export function openMounts(plan: PlanWriter, spec: Spec, bundle: string, wanted: NamespacePlan): Mounts {
-  const planned = (spec.mounts ?? []).map((mount, i) => openMount(plan, mount, i, bundle, wanted));
+export function openMounts(
+  plan: PlanWriter,
+  spec: Spec,
+  bundle: string,
+  wanted: NamespacePlan,
+  cgroupRoot: string,
+): Mounts {
+  const site = { bundle, wanted, cgroupRoot };
+  const planned = (spec.mounts ?? []).map((mount, i) => openMount(plan, mount, `mounts[${i}]`, site));
   return {
     attach: () => {
       for (const mount of planned) {
@@ -67,14 +74,15 @@ export function openMounts(plan: PlanWriter, spec: Spec, bundle: string, wanted:
   };
 }
 
-function openMount(
-  plan: PlanWriter,
-  mount: SpecMount,
-  index: number,
-  bundle: string,
-  wanted: NamespacePlan,
-): PlannedMount {
-  const field = `mounts[${index}]`;
+/** What a mount depends on besides its own words. */
+interface MountSite {
+  readonly bundle: string;
+  readonly wanted: NamespacePlan;
+  /** The host's cgroup2 mount; "" if there is none. */
+  readonly cgroupRoot: string;
+}
+
+function openMount(plan: PlanWriter, mount: SpecMount, field: string, site: MountSite): PlannedMount {
   const options = parseMountOptions(mount.options, `${field}.options`);
   const target = path.posix.normalize(mount.destination).replace(/(.)\/$/, "$1");
   if (target === "/") throw invalid(`${field}.destination`, mount.destination, "the root is rootfs's affair");
@@ -84,16 +92,17 @@ function openMount(
     if (!mount.source) throw invalid(`${field}.source`, mount.source, "a bind needs a source");
     if (options.data.length > 0)
       throw unsupported(`${field}.options`, options.data, "a bind takes no file system data");
-    const source = path.resolve(bundle, mount.source);
+    const source = path.resolve(site.bundle, mount.source);
     const tree = plan.open(OPEN.tree, { path: source, flags: bind === "rbind" ? RECURSIVE : 0 });
     return { target, options, tree, type: "bind", source, late: 0n };
   }
   if (!mount.type || mount.type === "none")
     throw invalid(`${field}.type`, mount.type, "must name a file system");
   const type = mount.type === "cgroup" ? "cgroup2" : mount.type;
-  const guarded = type === "cgroup2" ? readonlyCgroup(options, mount, wanted) : options;
-  const late = type === "tmpfs" ? guarded.attributes.set & ATTR.rdonly : 0n;
-  return { target, options: guarded, type, source: mount.source || type, late };
+  if (type === "cgroup2" && !site.wanted.has("cgroup"))
+    return hostCgroup(plan, mount, field, options, target, site);
+  const late = type === "tmpfs" ? options.attributes.set & ATTR.rdonly : 0n;
+  return { target, options, type, source: mount.source || type, late };
 }
 
 /** The word of a bind that has none: the root's (R8); an unbindable root says nothing about volumes. */
@@ -130,12 +139,30 @@ function checkProc(target: string, field: string, bind: string | undefined, moun
     throw invalid(`${field}.destination`, mount.destination, "inside /proc only lxcfs files may be mounted");
 }
 
+/** Options of cgroup2 that hold for the whole hierarchy, whoever mounts it. */
+const CGROUP_WIDE = ["nsdelegate", "memory_recursiveprot", "memory_localevents", "favordynmods"];
+
 /**
- * CVE-2023-25809: without a cgroup namespace of its own the container would see the host's whole hierarchy,
- * so it is read-only unless the spec says `rw` in so many words.
+ * Without a cgroup namespace of its own the container sees the host's whole hierarchy: by a clone of the host's
+ * mount, since a new mount's options, or their absence, would become the host's (cgroup2 has one superblock),
+ * and read-only unless the spec says `rw` in so many words (CVE-2023-25809).
  */
-function readonlyCgroup(options: MountOptions, mount: SpecMount, wanted: NamespacePlan): MountOptions {
-  if (wanted.has("cgroup") || mount.options?.includes("rw")) return options;
+function hostCgroup(
+  plan: PlanWriter,
+  mount: SpecMount,
+  field: string,
+  options: MountOptions,
+  target: string,
+  { cgroupRoot }: MountSite,
+): PlannedMount {
+  const other = options.data.filter((word) => !CGROUP_WIDE.includes(word));
+  if (other.length > 0) throw unsupported(`${field}.options`, other, "no options of cgroup2");
+  const tree = plan.open(OPEN.tree, { path: cgroupRoot });
+  const guarded = mount.options?.includes("rw") ? options : readonly(options);
+  return { target, options: guarded, tree, type: "bind", source: cgroupRoot, late: 0n };
+}
+
+function readonly(options: MountOptions): MountOptions {
   const { set, clear } = options.attributes;
   return { ...options, attributes: { set: set | ATTR.rdonly, clear } };
 }

@@ -119,9 +119,12 @@ export function parseProfiles(text: string): Set<string> {
   );
 }
 
+/** The program that loads profiles; undefined if it is not installed. */
+export const apparmorParser = (): string | undefined => PARSERS.find((candidate) => fs.existsSync(candidate));
+
 /** docs/decisions/0006: the host's own parser, which knows its kernel, compiles and loads. */
 async function load(policy: string): Promise<void> {
-  const file = PARSERS.find((candidate) => fs.existsSync(candidate));
+  const file = apparmorParser();
   if (file === undefined)
     throw precondition(
       `loading AppArmor profile "${APPARMOR_DEFAULT}": ${PARSERS[0]}: not found: install the package apparmor`,

@@ -31,6 +31,7 @@ import { updatePod } from "./update-pod";
 import { containerView, listContainers, listPods, podView } from "./views";
 
 export type { CgroupDriver } from "../oci/cgroups-path";
+export { apparmorParser } from "./apparmor";
 export type * from "./types";
 
 export interface PodsOptions {

@@ -13,7 +13,6 @@ const PROCESS_TYPE = `${SPEC_TYPE}/Process`;
 const RESOURCES_TYPE = `${SPEC_TYPE}/LinuxResources`;
 const STATUSES: readonly TaskStatus[] = ["unknown", "created", "running", "stopped", "paused", "paused"];
 const STATE_MS = 10_000;
-const UPDATE_MS = 10_000;
 
 /** How a task's process is asked for; `execId` "" is the init process. */
 export interface ProcessRef {
@@ -208,9 +207,10 @@ export class DrivenTask extends DrivenProcess implements Task {
     return decodeStats(stats?.type_url ?? "", stats?.value ?? new Uint8Array());
   }
 
+  /** Without a deadline: given up on, it might still be performed, and nobody would know what holds. */
   async update(resources: unknown): Promise<void> {
     const value = Buffer.from(JSON.stringify(resources));
-    await this.repeat("Update", { resources: { type_url: RESOURCES_TYPE, value } }, UPDATE_MS);
+    await this.repeat("Update", { resources: { type_url: RESOURCES_TYPE, value } });
   }
 
   get oomKilled(): boolean {

@@ -24,7 +24,7 @@ import { until } from "../support/processes";
 
 /** What kubelet asks for in LinuxContainerResources, written, read back, and felt by the process. */
 type Limits = runtime.v1.ILinuxContainerResources;
-const { ContainerState: State } = runtime.v1;
+const { ContainerState: State, NamespaceMode } = runtime.v1;
 const FAILED_PRECONDITION = 9;
 const MIB = 1 << 20;
 const memory = capability("cgroup2:memory");
@@ -200,9 +200,7 @@ test(
     );
     await logged(log, "full");
     const held = () =>
-      ["memory.max", "memory.swap.max", "cpu.max", "pids.max", "cpuset.cpus"].map((file) =>
-        cgroupFile(id, file),
-      );
+      ["memory.max", "memory.swap.max", "cpu.max", "pids.max"].map((file) => cgroupFile(id, file));
     const before = held();
     const refused = (linux: Limits, text: RegExp) =>
       assert.rejects(
@@ -219,7 +217,7 @@ test(
       { cpuQuota: long(30_000), memoryLimitInBytes: long(50 * MIB), unified: { "pids.max": "many" } },
       /unified.*pids\.max/,
     );
-    await refused({ memoryLimitInBytes: long(50 * MIB), cpusetCpus: "4095" }, /cpus: .*"4095"/);
+    await refused({ memoryLimitInBytes: long(50 * MIB), cpusetCpus: "4095" }, /cpu\.cpus/);
     assert.deepEqual(held(), before);
     assert.equal(number((await resourcesOf(id)).memoryLimitInBytes), 60 * MIB);
     const { status } = await daemon.cri.ContainerStatus({ containerId: id });
@@ -269,10 +267,14 @@ test("statistics of a container and its pod: memory, swap, pressure, processes",
   ...limited,
   ...needs(memory, capability("psi")),
 }, async () => {
+  // As kubelet does: a cgroup for each pod.
+  const namespaceOptions = { network: NamespaceMode.NODE, pid: NamespaceMode.CONTAINER };
+  const cgroupParent = `${daemon.cgroupParent}/pod-of-its-own`;
+  const alone = { linux: { cgroupParent, securityContext: { namespaceOptions } } };
   const { id, podId, log } = await run(
     daemon,
     shell("dd if=/dev/zero of=/dev/shm/x bs=1M count=8 2>/dev/null; echo full; exec sleep 1000"),
-    withLimits({ memoryLimitInBytes: long(64 * MIB) }),
+    { ...withLimits({ memoryLimitInBytes: long(64 * MIB) }), pod: alone },
   );
   await logged(log, "full");
   const { stats } = await daemon.cri.ListContainerStats({ filter: { podSandboxId: podId } });
@@ -296,3 +298,35 @@ test("statistics of a container and its pod: memory, swap, pressure, processes",
   assert.equal((await daemon.cri.ListPodSandboxStats({ filter: { id: podId } })).stats.length, 1);
   await removePod(daemon, podId);
 });
+
+test(
+  "a privileged container sees the host's cgroups and changes nothing of how they are mounted",
+  limited,
+  async () => {
+    // Options of the one superblock that all cgroup2 mounts share.
+    const options = () => {
+      const line = fs
+        .readFileSync("/proc/self/mountinfo", "utf8")
+        .split("\n")
+        .find((one) => one.includes(" - cgroup2 "))!;
+      return line.split(" ").at(-1);
+    };
+    const before = options();
+    assert.match(before!, /nsdelegate/);
+    const namespaceOptions = { network: NamespaceMode.NODE, pid: NamespaceMode.CONTAINER };
+    const securityContext = { privileged: true, namespaceOptions };
+    const { id, podId } = await run(daemon, ["sleep", "1000"], {
+      pod: { linux: { cgroupParent: daemon.cgroupParent, securityContext } },
+      container: { linux: { securityContext: { privileged: true, namespaceOptions } } },
+    });
+    const seen = await execute(
+      daemon,
+      id,
+      `ls -d /sys/fs/cgroup${daemon.cgroupParent} && cat /proc/self/cgroup`,
+    );
+    assert.equal(seen.exitCode, 0, seen.stderr);
+    assert.ok(seen.stdout.includes(`${daemon.cgroupParent}/${id}`), seen.stdout);
+    assert.equal(options(), before);
+    await removePod(daemon, podId);
+  },
+);

@@ -269,12 +269,26 @@ test("a shared root is private to the host while it is built and shared at the e
 test("CVE-2023-25809: without a cgroup namespace cgroup2 is read-only unless the spec says rw", () => {
   const mounts = (options: readonly string[]) => [{ destination: "/sys/fs/cgroup", type: "cgroup", options }];
   const host = withLinux({ namespaces: [{ type: "mount" }, { type: "uts" }] });
-  assert.equal(planOf({ ...host, mounts: mounts(["nosuid"]) }).find("mountNew").x, ATTR.nosuid | ATTR.rdonly);
-  assert.equal(planOf({ ...host, mounts: mounts(["nosuid", "rw"]) }).find("mountNew").x, ATTR.nosuid);
+  const plan = planOf({ ...host, mounts: mounts(["nosuid"]) });
+  assert.equal(plan.find("mountTree", "/sys/fs/cgroup").x, ATTR.nosuid | ATTR.rdonly);
+  const writable = planOf({ ...host, mounts: mounts(["nosuid", "rw"]) });
+  assert.equal(writable.find("mountTree", "/sys/fs/cgroup").x, ATTR.nosuid);
   assert.equal(
     planOf({ ...specOf(["/bin/true"]), mounts: mounts(["nosuid"]) }).find("mountNew").x,
     ATTR.nosuid,
   );
+});
+
+test("without a cgroup namespace cgroup2 is the host's mount, never a new one with options of its own", () => {
+  const of = (options: readonly string[]) => {
+    const mounts = [{ destination: "/sys/fs/cgroup", type: "cgroup2", source: "cgroup", options }];
+    return planOf({ ...withLinux({ namespaces: [{ type: "mount" }, { type: "uts" }] }), mounts });
+  };
+  const plan = of(["rw", "nsdelegate", "memory_recursiveprot"]);
+  assert.deepEqual(plan.all("mountNew"), []);
+  const tree = plan.opens.find(({ path }) => path === "/sys/fs/cgroup");
+  assert.equal(plan.find("mountTree", "/sys/fs/cgroup").a, tree?.slot);
+  assert.throws(() => of(["frobnicate"]), /^IsopodError: mounts\[0\]\.options: \["frobnicate"\]/);
 });
 
 test("an overlay is opened from the layers' common directory", () => {
