@@ -26,7 +26,7 @@ import {
   writeRecord,
 } from "./state";
 import { StdioEnds } from "./stdio-ends";
-import type { CgroupStats, Container, ContainerOptions, Process, ProcessState, Stdio } from "./types";
+import type { CgroupStats, Container, ContainerOptions, ExecProcess, ProcessState, Stdio } from "./types";
 import { checkId, checkProcess, checkSpec } from "./validate";
 
 const SIGKILL = 9;
@@ -242,7 +242,7 @@ export class ContainerProcess extends BaseProcess implements Container, ExecHost
     signalAll(this.engine.native, this.engine.target, this.cgroup, signal);
   }
 
-  exec(options: { id: string; process: ProcessSpec; stdio: Stdio; attended?: boolean }): Process {
+  exec(options: { id: string; process: ProcessSpec; stdio: Stdio; attended?: boolean }): ExecProcess {
     const { id, process, attended = false } = options;
     checkId("exec id", id);
     checkProcess(process);

@@ -6,7 +6,7 @@ import type { Engine } from "./engine";
 import { BaseProcess } from "./process";
 import { type ExecRecord, execKey, readExit, versioned, writeRecord } from "./state";
 import { StdioEnds } from "./stdio-ends";
-import type { ProcessState, Stdio } from "./types";
+import type { ExecProcess, ProcessState, Stdio } from "./types";
 
 /** The container as its execs see it. */
 export interface ExecHost {
@@ -19,11 +19,13 @@ export interface ExecHost {
   forget(exec: Exec): void;
 }
 
-export class Exec extends BaseProcess {
+export class Exec extends BaseProcess implements ExecProcess {
+  registered: Promise<void> = Promise.resolve();
   readonly #host: ExecHost;
   readonly #spec: ProcessSpec;
   readonly #attended: boolean;
   #starting: Promise<void> | undefined;
+  #freed = false;
 
   private constructor(
     engine: Engine,
@@ -49,7 +51,7 @@ export class Exec extends BaseProcess {
     attended: boolean,
   ): Exec {
     const exec = new Exec(engine, host, id, spec, stdio, attended);
-    exec.#record(0);
+    if (engine.store) exec.registered = exec.#register();
     return exec;
   }
 
@@ -116,6 +118,13 @@ export class Exec extends BaseProcess {
     }
   }
 
+  /** A start that comes along with the registration records both: one file written instead of two. */
+  async #register(): Promise<void> {
+    await new Promise((resolve) => setImmediate(resolve));
+    await this.#starting?.catch(() => {});
+    if (this.pid === 0 && !this.#freed) this.#record(0);
+  }
+
   /** Only a monitor makes a crash survivable; without one nobody would read it. */
   #record(pid: number): void {
     if (!this.engine.store) return;
@@ -136,6 +145,7 @@ export class Exec extends BaseProcess {
   protected override async beforeExit(): Promise<void> {}
 
   protected override async free(): Promise<void> {
+    this.#freed = true;
     this.#host.forget(this);
   }
 }

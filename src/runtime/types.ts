@@ -128,12 +128,17 @@ export interface Process {
   delete(): Promise<ExitStatus>;
 }
 
+export interface ExecProcess extends Process {
+  /** Resolves when it is on record; one that is started at once, when its start is. */
+  readonly registered: Promise<void>;
+}
+
 export interface Container extends Process {
   readonly bundle: string;
   readonly execs: ReadonlyMap<string, Process>;
   readonly extra: Readonly<Record<string, unknown>>;
   /** Registers an exec; it runs at its `start`. ALREADY_EXISTS on reuse of the id. */
-  exec(options: { id: string; process: ProcessSpec; stdio: Stdio; attended?: boolean }): Process;
+  exec(options: { id: string; process: ProcessSpec; stdio: Stdio; attended?: boolean }): ExecProcess;
   pause(): Promise<void>;
   resume(): Promise<void>;
   /** Host pids in the container's cgroup; `execId` where known. */

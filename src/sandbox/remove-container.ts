@@ -1,5 +1,6 @@
 import * as fs from "node:fs";
 import { IsopodError } from "../base/errors";
+import { removeFlatDirectory } from "../base/files";
 import { type Container, type Context, containerDir } from "./context";
 import { settle } from "./lock";
 import { containerName } from "./names";
@@ -33,7 +34,8 @@ async function remove(context: Context, container: Container): Promise<void> {
   const handler = context.handlers.get(container.pod.record.handler);
   if (handler !== undefined) await context.shims.discard({ id, handler });
   await settle([context.images.removeSnapshot(id), context.store.deleteContainer(id)]);
-  fs.rmSync(containerDir(context, podId, id), { recursive: true, force: true });
+  const dir = containerDir(context, podId, id);
+  if (!removeFlatDirectory(dir)) fs.rmSync(dir, { recursive: true, force: true });
   container.pod.containers.delete(id);
   context.containers.delete(id);
   context.containerNames.release(containerName(podId, config.metadata), id);

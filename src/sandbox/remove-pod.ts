@@ -1,4 +1,5 @@
 import * as fs from "node:fs";
+import { removeFlatDirectory } from "../base/files";
 import { type Context, type Pod, podDir } from "./context";
 import { settle } from "./lock";
 import { podName } from "./names";
@@ -24,7 +25,8 @@ async function remove(context: Context, pod: Pod): Promise<void> {
   pod.sandbox = undefined;
   const handler = context.handlers.get(pod.record.handler);
   if (handler !== undefined) await context.shims.discard({ id, handler });
-  fs.rmSync(podDir(context, id), { recursive: true, force: true });
+  const dir = podDir(context, id);
+  if (!removeFlatDirectory(dir)) fs.rmSync(dir, { recursive: true, force: true });
   await context.store.deletePod(id);
   context.pods.delete(id);
   context.podNames.release(podName(config.metadata), id);

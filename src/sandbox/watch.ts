@@ -43,24 +43,29 @@ export function watchPod(context: Context, pod: Pod): void {
 }
 
 /**
- * Order matters: the cgroup knows of OOM kills until Delete, whether or not their event has come by then; kubelet reads the log once it sees EXITED, and
- * the final status is on record before anybody can see it.
+ * Order matters: the cgroup knows of OOM kills until Delete, whether or not their event has come by then;
+ * kubelet reads the log once it sees EXITED, and the final status is on record before anybody can see it. What
+ * does not depend on each other goes on at once: a shim that begins requests in their order gets Delete right
+ * behind Stats, and output is drained meanwhile, since its FIFOs are ours as well.
  */
 export async function finish(context: Context, container: Container, exit: Exit): Promise<void> {
   await container.starting?.catch(() => {});
-  const [oomKills] = await settle([
-    exit.status === 0 ? Promise.resolve(0n) : oomKillsOf(container),
-    container.output?.drain(DRAIN_MS) ?? Promise.resolve(),
-  ]);
+  const drained = container.output?.drain(DRAIN_MS) ?? Promise.resolve();
+  const oomKills = exit.status === 0 ? Promise.resolve(0n) : oomKillsOf(container);
   await container.lock.run(async () => {
-    const record = { ...container.record, ...outcome(container, exit, oomKills) };
+    if (!container.task?.ordered) await oomKills;
+    const final = oomKills.then((kills) => ({ ...container.record, ...outcome(container, exit, kills) }));
     try {
-      await settle([deleteTask(context, container), context.store.putContainer(record)]);
+      await settle([
+        deleteTask(context, container),
+        final.then((record) => context.store.putContainer(record)),
+        drained,
+      ]);
       await container.output?.close();
       container.output = undefined;
     } finally {
       // A full disk must not keep a dead container RUNNING.
-      container.record = record;
+      container.record = await final;
     }
   });
 }

@@ -40,8 +40,8 @@ export function taskService(context: ShimContext): Implementation {
       await task(id).process(execId).process.kill(signal, { all });
       return empty;
     },
-    Exec: (request: containerd.task.v3.ExecProcessRequest) => {
-      task(request.id).exec({
+    Exec: async (request: containerd.task.v3.ExecProcessRequest) => {
+      await task(request.id).exec({
         id: nonEmpty("exec_id", request.execId),
         process: processOf(request),
         stdio: stdioOf(request),

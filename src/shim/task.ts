@@ -120,13 +120,21 @@ export class Task {
     return tracked.process.pid;
   }
 
-  exec(options: { id: string; process: ProcessSpec; stdio: Stdio }): void {
+  /** Resolves when it is on record. */
+  async exec(options: { id: string; process: ProcessSpec; stdio: Stdio }): Promise<void> {
     if (this.container.exit) throw precondition(`exec "${options.id}": task "${this.id}" has ended`);
     if (this.#execs.has(options.id)) {
       throw new IsopodError("ALREADY_EXISTS", `exec "${options.id}" of task "${this.id}": exists`);
     }
-    this.#track(this.container.exec(options));
+    const exec = this.container.exec(options);
+    this.#track(exec);
     this.#publish("exec-added", "TaskExecAdded", { containerId: this.id, execId: options.id });
+    try {
+      await exec.registered;
+    } catch (error) {
+      await this.#deleteExec(options.id);
+      throw error;
+    }
   }
 
   /** Goes on to its end whatever becomes of the caller; a repeated request joins it. */

@@ -1,6 +1,7 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { IsopodError, unsupported } from "../base/errors";
+import { removeFlatDirectory } from "../base/files";
 import { undoOnFailure } from "../base/scope";
 import { now } from "../base/time";
 import type { containerd } from "../gen/shim";
@@ -155,7 +156,7 @@ export class DrivenSandbox implements SandboxTask {
       await binary.delete({ id, bundle });
     }
     link.leave(id);
-    await native().removeTree({ path: bundleOf(id) });
+    await removeBundle(bundleOf(id));
   }
 
   get #taskService(): string {
@@ -171,7 +172,7 @@ export class DrivenSandbox implements SandboxTask {
       oomKilled: () => oomKilled.get(id) === true,
       remove: () => {
         oomKilled.delete(id);
-        return native().removeTree({ path: bundle });
+        return removeBundle(bundle);
       },
     };
     const ordered = this.record.handler.runtimeType === OUR_RUNTIME;
@@ -199,6 +200,11 @@ export class DrivenSandbox implements SandboxTask {
 }
 
 /** Ends the sandbox in its shim; one that is not there is fine. */
+/** Other people's shims may have left more than files, even mounts: those are not crossed. */
+async function removeBundle(bundle: string): Promise<void> {
+  if (!removeFlatDirectory(bundle)) await native().removeTree({ path: bundle });
+}
+
 async function shutdown(link: Link, sandboxId: string): Promise<void> {
   await ignoring(
     ["NOT_FOUND"],

@@ -213,6 +213,10 @@ export class DrivenTask extends DrivenProcess implements Task {
     await this.repeat("Update", { resources: { type_url: RESOURCES_TYPE, value } });
   }
 
+  get ordered(): boolean {
+    return this.ref.ordered;
+  }
+
   get oomKilled(): boolean {
     return this.#kept.oomKilled();
   }

@@ -104,6 +104,8 @@ export interface TaskState {
 export interface Task {
   readonly id: string;
   readonly pid: number;
+  /** Its shim begins requests in their order: what comes behind another needs no answer first. */
+  readonly ordered: boolean;
   start(): Promise<void>;
   state(): Promise<TaskState>;
   /** One Wait, shared by all callers, re-armed over reconnections. */

@@ -256,7 +256,13 @@ export class Client {
   }
 
   #write(streamId: number, type: number, flags: number, data: Uint8Array): void {
-    if (this.connected) this.#socket.write(encodeFrame(streamId, type, flags, data));
+    if (!this.connected) return;
+    // What is called in one turn goes in one piece, and is begun by the server in one turn.
+    if (this.#socket.writableCorked === 0) {
+      this.#socket.cork();
+      process.nextTick(() => this.#socket.uncork());
+    }
+    this.#socket.write(encodeFrame(streamId, type, flags, data));
   }
 }
 

@@ -55,6 +55,7 @@ export class World {
 }
 
 export class FakeTask implements Task {
+  readonly ordered = true;
   readonly pid = 4242;
   started = false;
   readonly kills: number[] = [];
