@@ -1,5 +1,5 @@
 // The virtio devices against a guest made of C++ (test/native/cpp/virtio): no KVM is needed. Each
-// case there is a test here, under AddressSanitizer and UBSan; those that say "threads" run under
+// case there is a test here, under AddressSanitizer and UBSan; those about threads run under
 // ThreadSanitizer as well.
 import * as assert from "node:assert/strict";
 import { execFileSync, spawnSync } from "node:child_process";
@@ -29,6 +29,6 @@ for (const title of titles) test(title, () => run(program, title));
 
 test("threads: no data race", async (context) => {
   const raced = build("virtio-test-threads");
-  for (const title of titles.filter((name) => name.startsWith("threads: ")))
+  for (const title of titles.filter((name) => /^threads: |worker/.test(name)))
     await context.test(title, () => run(raced, title));
 });

@@ -23,6 +23,8 @@ class Interrupt {
   // DEVICE_NEEDS_RESET: the driver broke the rules. The transport stops the device (reset()) soon
   // after, from a task of its own.
   virtual void broken() = 0;
+  // notify(queue) again, after the others had their turn: no driver keeps the loop to itself.
+  virtual void again(unsigned queue) = 0;
 };
 
 class Device {

@@ -129,6 +129,8 @@ void Transport::config() {
   interrupt(kConfigInterrupt);
 }
 
+void Transport::again(unsigned queue) { pulse(notifiers_[queue].get()); }
+
 // The device is stopped by a task of its own: it is in the middle of something now. A reset that
 // comes meanwhile is in the loop's queue before or after; either way stop() acts once, and nothing
 // is started in between, since the driver is still waiting for that reset.

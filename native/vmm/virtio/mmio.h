@@ -63,6 +63,7 @@ class Transport final : public BusDevice, private Interrupt {
   void ring() override;
   void config() override;
   void broken() override;
+  void again(unsigned queue) override;
   void interrupt(uint32_t why);
 
   uint32_t read_register(uint64_t offset);

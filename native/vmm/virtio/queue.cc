@@ -157,14 +157,15 @@ void Queue::unpop(uint16_t count) {
   in_flight_ = static_cast<uint16_t>(in_flight_ - count);
 }
 
-void Queue::push(uint16_t head, uint32_t written) {
+void Queue::fill(uint16_t head, uint32_t written) {
   const size_t slot = next_used_ & (size_ - 1);
   const UsedElement element{head, written};
   memcpy(used_ + kRing + sizeof(UsedElement) * slot, &element, sizeof(element));
   next_used_++;
   in_flight_--;
-  store_index(used_ + kIndex, next_used_);
 }
+
+void Queue::publish() { store_index(used_ + kIndex, next_used_); }
 
 bool Queue::wants_interrupt() {
   if (next_used_ == signalled_) return false;

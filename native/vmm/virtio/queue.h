@@ -65,7 +65,13 @@ class Queue {
   // Takes back the last `count` of pop(), none of which was pushed.
   void unpop(uint16_t count);
   // Gives a chain back; `written`: bytes from the start of its writable part that hold data.
-  void push(uint16_t head, uint32_t written);
+  void push(uint16_t head, uint32_t written) {
+    fill(head, written);
+    publish();
+  }
+  // The same in two steps, for chains that the driver is to see all at once.
+  void fill(uint16_t head, uint32_t written);
+  void publish();
   // Whether the driver wants to hear of what was pushed since this was last asked.
   [[nodiscard]] bool wants_interrupt();
 

@@ -1,6 +1,7 @@
 // The guest's side of a device: a driver that keeps the rules until it is told to break one.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
@@ -118,7 +119,8 @@ class Guest {
     features_ = features;
     negotiate(features | kFeatureVersion1);
     uint32_t queues = 0;
-    for (set(0x30, 0); get(0x34) != 0; set(0x30, ++queues)) setup_queue(queues, size);
+    for (set(0x30, 0); get(0x34) != 0; set(0x30, ++queues))
+      setup_queue(queues, static_cast<uint16_t>(std::min<uint32_t>(size, get(0x34))));
     set(0x70, 0xf);
     loop.settle();
   }
@@ -134,6 +136,10 @@ class Guest {
     next_buffer_ += (size + 15) & ~uint32_t{15};
     return range;
   }
+  // Buffers are handed out in a circle of 32 MiB: nobody holds one for so long.
+  void reset_buffers() {
+    if (next_buffer_ > kBuffers + (uint64_t{32} << 20)) next_buffer_ = kBuffers;
+  }
   template <typename T>
   Range buffer_of(const T& value) {
     const Range range = buffer(sizeof(value));
@@ -146,7 +152,8 @@ class Guest {
     return range;
   }
   std::string text(Range range, size_t size) {
-    return {reinterpret_cast<const char*>(at(range.address, range.size)), size};
+    if (size == 0) return "";
+    return {reinterpret_cast<const char*>(at(range.address, size)), size};
   }
   template <typename T>
   T value(Range range) {
