@@ -15,9 +15,9 @@ constexpr std::string_view kFeatures = R"({
 "rw","shared","silent","slave","strictatime","suid","symfollow","sync","tmpcopyup","unbindable"],
 "linux":{
 "namespaces":["cgroup","ipc","mount","network","pid","uts"],
-"cgroup":{"v1":false,"v2":true,"systemd":false,"systemdUser":false,"rdma":false},
+"cgroup":{"v1":false,"v2":true,"systemd":false,"systemdUser":false,"rdma":true},
 "seccomp":{"enabled":true},
-"apparmor":{"enabled":false},
+"apparmor":{"enabled":true},
 "selinux":{"enabled":false},
 "intelRdt":{"enabled":false},
 "mountExtensions":{"idmap":{"enabled":false}},

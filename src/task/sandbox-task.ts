@@ -133,13 +133,18 @@ export class DrivenSandbox implements SandboxTask {
   }
 
   async stats(): Promise<TaskStats | undefined> {
-    const answer = await this.#call<InstanceType<Api["SandboxMetricsResponse"]>>(
-      "SandboxMetrics",
-      {},
-      STATUS_MS,
-    );
-    const { type_url: type, value } = answer.metrics?.data ?? {};
-    return type ? decodeStats(type, value ?? new Uint8Array()) : undefined;
+    try {
+      const answer = await this.#call<InstanceType<Api["SandboxMetricsResponse"]>>(
+        "SandboxMetrics",
+        {},
+        STATUS_MS,
+      );
+      const { type_url: type, value } = answer.metrics?.data ?? {};
+      return type ? decodeStats(type, value ?? new Uint8Array()) : undefined;
+    } catch (error) {
+      if (IsopodError.is(error) && error.code === "UNIMPLEMENTED") return undefined;
+      throw error;
+    }
   }
 
   async stop(timeoutMs: number): Promise<void> {
