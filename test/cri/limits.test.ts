@@ -31,9 +31,11 @@ const memory = capability("cgroup2:memory");
 const cpu = capability("cgroup2:cpu");
 
 const limited = needs(memory, cpu, capability("cgroup2:pids"), capability("cgroup2:cpuset"));
+/** The one controller that also hybrid hosts give to cgroup2. */
+const huge = needs(capability("cgroup2:hugetlb"));
 let daemon: Daemon;
 before(async () => {
-  if (!limited.skip) daemon = await startPodDaemon();
+  if (!limited.skip || !huge.skip) daemon = await startPodDaemon();
 });
 after(() => daemon?.end());
 
@@ -327,6 +329,46 @@ test(
     assert.equal(seen.exitCode, 0, seen.stderr);
     assert.ok(seen.stdout.includes(`${daemon.cgroupParent}/${id}`), seen.stdout);
     assert.equal(options(), before);
+    await removePod(daemon, podId);
+  },
+);
+
+test(
+  "huge pages: from CreateContainer over updates, refusals and crashes to the cgroup and to status",
+  huge,
+  async () => {
+    const pages = (limit: number, pageSize = "2MB") => ({
+      hugepageLimits: [{ pageSize, limit: Long.fromNumber(limit, true) }],
+    });
+    const { id, podId } = await run(daemon, ["sleep", "1000"], withLimits(pages(2 * MIB)));
+    const holds = async (limit: number) => {
+      assert.equal(cgroupFile(id, "hugetlb.2MB.max"), String(limit));
+      const told = (await resourcesOf(id)).hugepageLimits!.map(({ pageSize, limit }) => [
+        pageSize,
+        number(limit),
+      ]);
+      assert.deepEqual(told, [["2MB", limit]]);
+    };
+    const update = (linux: Limits) => daemon.cri.UpdateContainerResources({ containerId: id, linux });
+    await holds(2 * MIB);
+    await update(pages(4 * MIB));
+    await holds(4 * MIB);
+    await assert.rejects(update(pages(6 * MIB, "many")), { code: 3 });
+    await assert.rejects(update({ ...pages(6 * MIB), unified: { "frobnication.max": "1" } }), {
+      code: FAILED_PRECONDITION,
+    });
+    await holds(4 * MIB);
+    await daemon.kill();
+    await daemon.start();
+    await holds(4 * MIB);
+    for (const pid of daemon.servers()) process.kill(pid, "SIGKILL");
+    await update(pages(0));
+    await holds(0);
+    await daemon.cri.UpdateContainerResources({ containerId: id });
+    await holds(0);
+    await daemon.cri.UpdatePodSandboxResources({ podSandboxId: podId, resources: { cpuShares: long(7) } });
+    const { info } = await daemon.cri.PodSandboxStatus({ podSandboxId: podId, verbose: true });
+    assert.equal(JSON.parse(info["info"]!).config.resources.cpuShares, 7);
     await removePod(daemon, podId);
   },
 );
