@@ -1,4 +1,5 @@
 import * as fs from "node:fs";
+import * as os from "node:os";
 import * as path from "node:path";
 import { repository } from "../support/peers";
 import type { Options } from "./arguments";
@@ -52,7 +53,7 @@ export function initramfs(
     ...scripts.map((name) =>
       file(`job/${name}`, fs.readFileSync(path.join(guest, name)), path.extname(name) === ""),
     ),
-    file("job/settings", settings(options, from, job.directory)),
+    file("job/settings", settings(options, from, job)),
     file("job/job", jobScript(options, job), true),
   ];
   return cpio(entries);
@@ -61,9 +62,10 @@ export function initramfs(
 type Environment = Readonly<Record<string, string | undefined>>;
 
 /** Variables for the guest's shell scripts; empty means no. */
-function settings(options: Options, from: Kernel, directory: string): string {
+function settings(options: Options, from: Kernel, job: { directory: string; env: Environment }): string {
   const values = {
-    directory,
+    directory: job.directory,
+    cache: path.join(job.env["XDG_CACHE_HOME"] ?? path.join(os.homedir(), ".cache"), "isopod-peers"),
     modules: from.modules,
     disk: options.disk > 0 ? "vda" : "",
     systemd: options.systemd ? "yes" : "",

@@ -29,7 +29,8 @@ export interface Run {
 
 /** Seconds that a kernel may take to its first words over the status port; emulation on a busy machine is slow. */
 const bootDeadline = 180;
-const consoleLines = 25;
+/** A panic alone takes some forty. */
+const consoleLines = 60;
 const ports = ["status", "stdout", "stderr", "results", "stdin"] as const;
 const cache = path.join(process.env["XDG_CACHE_HOME"] ?? path.join(os.homedir(), ".cache"), "isopod-testbed");
 
