@@ -42,10 +42,13 @@ export function readStats(cgroup: string): CgroupStats {
   };
 }
 
-/** Processes killed for want of memory since the cgroup was made, in it and below. */
-export function readOomKills(cgroup: string): number {
+/**
+ * Processes killed for want of memory since the cgroup was made, in it and below; undefined without the memory
+ * controller, and once the cgroup is gone.
+ */
+export function readOomKills(cgroup: string): number | undefined {
   const events = readFile(cgroup, "memory.events");
-  return events === undefined ? 0 : Number(flatKeyed(events).get("oom_kill") ?? 0n);
+  return events === undefined ? undefined : Number(flatKeyed(events).get("oom_kill") ?? 0n);
 }
 
 /** Bytes in use; undefined without the memory controller. */

@@ -75,7 +75,7 @@ export class ContainerProcess extends BaseProcess implements Container, ExecHost
     this.#place = place;
     this.#createdAt = options.createdAt ?? String(now());
     this.#limits = new HeldLimits(engine, place, options.resources ?? spec.linux?.resources ?? {});
-    this.#oom = new OomWatch(place.cgroup, engine.warn);
+    this.#oom = new OomWatch(place, engine);
   }
 
   /**
@@ -141,6 +141,7 @@ export class ContainerProcess extends BaseProcess implements Container, ExecHost
         throw limitError(error, limits);
       }
       scope.defer("process", () => container.#abandon());
+      container.#oom.open();
       container.#result = launched.result;
       container.#started = start;
       container.adopt(launched, ends);
@@ -169,6 +170,7 @@ export class ContainerProcess extends BaseProcess implements Container, ExecHost
     container.#result = left[`${record.id}/result`];
     container.#started = !fs.existsSync(gatePath(engine.stateDir, record.id));
     container.#paused = isFrozen(record.cgroup);
+    container.#oom.open();
     const exit = readExit(engine.stateDir, record.id) ?? known;
     if (exit) void container.ended(exit);
     else if (container.pidfd === undefined) void container.ended({ status: LOST, exitedAt: now() });

@@ -18,6 +18,7 @@ import {
   removeRecord,
   type SandboxRecord,
 } from "./state";
+import { SliceKills } from "./systemd/slice-kills";
 import { Units } from "./systemd/units";
 import type { LeftBehind, Runtime, RuntimeOptions, Sandbox, SandboxOptions } from "./types";
 
@@ -62,6 +63,7 @@ function engineOf(options: RuntimeOptions): Engine {
     warn: options.warn ?? (() => {}),
     parents: new CgroupParents(target),
     units: new Units(addon),
+    kills: new SliceKills(),
     ids: new Set(),
     base: () => {
       base ??= addon.baseNamespace().then((fd) => {

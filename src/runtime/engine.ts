@@ -1,6 +1,7 @@
 import type { Native } from "../native";
 import type { CgroupParents } from "./cgroup";
 import type { Warn } from "./compile-process";
+import type { SliceKills } from "./systemd/slice-kills";
 import type { Units } from "./systemd/units";
 import type { Target } from "./target";
 import type { FdStore } from "./types";
@@ -15,6 +16,7 @@ export interface Engine {
   readonly warn: Warn;
   readonly parents: CgroupParents;
   readonly units: Units;
+  readonly kills: SliceKills;
   /** Ids in use: of sandboxes and containers alike, since both name files, cgroups and stored fds. */
   readonly ids: Set<string>;
   /** The empty mount namespace that implicit sandboxes start from (R8); made once. Borrowed. */

@@ -3,6 +3,9 @@ import * as path from "node:path";
 import { messageOf } from "../base/errors";
 import { readOomKills } from "./cgroup-stats";
 import type { Warn } from "./compile-process";
+import type { Engine } from "./engine";
+import type { Place } from "./place";
+import type { SliceKills } from "./systemd/slice-kills";
 
 /**
  * Tells of OOM kills in a cgroup as they happen. The kernel counts a kill in memory.events, of the victim's
@@ -12,15 +15,22 @@ import type { Warn } from "./compile-process";
  */
 export class OomWatch {
   readonly #cgroup: string;
+  readonly #slice: SliceKills | undefined;
   readonly #warn: Warn;
   readonly #listeners: (() => void)[] = [];
   #watcher: fs.FSWatcher | undefined;
   #seen = 0;
   #over = false;
 
-  constructor(cgroup: string, warn: Warn) {
+  constructor({ cgroup, unit }: Place, { kills, warn }: Pick<Engine, "kills" | "warn">) {
     this.#cgroup = cgroup;
+    this.#slice = unit === undefined ? undefined : kills;
     this.#warn = warn;
+  }
+
+  /** Once there is a cgroup. */
+  open(): void {
+    this.#slice?.enter(this.#cgroup);
   }
 
   get kills(): number {
@@ -39,18 +49,20 @@ export class OomWatch {
     });
   }
 
-  /** At the end of the container, before its cgroup goes: the last look. */
+  /** At the end of the container: the last look, before its cgroup goes, or after if systemd was quicker. */
   close(): void {
     if (this.#over) return;
-    this.#look();
+    this.#count(this.#slice?.leave(this.#cgroup, this.#seen) ?? readOomKills(this.#cgroup) ?? 0);
     this.#over = true;
     this.#watcher?.close();
     this.#watcher = undefined;
   }
 
   #look(): void {
-    if (this.#over) return;
-    const kills = readOomKills(this.#cgroup);
+    if (!this.#over) this.#count(readOomKills(this.#cgroup) ?? 0);
+  }
+
+  #count(kills: number): void {
     if (kills <= this.#seen) return;
     this.#seen = kills;
     for (const listener of this.#listeners) listener();

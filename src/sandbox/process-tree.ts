@@ -8,7 +8,8 @@ const ROUNDS = 5;
 /**
  * Kills `root` and its descendants. Each is stopped before its children are listed, so that none is born
  * behind our back; what has a new parent already (a daemon that forked twice) has left the tree. Only
- * processes whose cgroup names the container are touched: pids that a shim reports may be a guest's.
+ * processes whose cgroup names the container (`…/ID`, or with the systemd driver `…/PREFIX-ID.scope`) are touched:
+ * pids that a shim reports may be a guest's.
  */
 export async function killTree(root: number, containerId: string): Promise<void> {
   for (let round = 0; round < ROUNDS; round++) {
@@ -46,7 +47,9 @@ function collect(root: number, containerId: string): Held[] {
 function belongsTo(pid: number, containerId: string): boolean {
   const status = read(`/proc/${pid}/stat`);
   const zombie = status.slice(status.lastIndexOf(")")).startsWith(") Z");
-  return !zombie && read(`/proc/${pid}/cgroup`).includes(`/${containerId}`);
+  if (zombie) return false;
+  const cgroup = read(`/proc/${pid}/cgroup`);
+  return cgroup.includes(`/${containerId}`) || cgroup.includes(`-${containerId}.scope`);
 }
 
 function childrenOf(pid: number): number[] {

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { execFileSync, spawn } from "node:child_process";
 import * as fs from "node:fs";
 import * as path from "node:path";
-import { after, test } from "node:test";
+import { after, type TestContext, test } from "node:test";
 import { native } from "../../src/native";
 import type { Spec } from "../../src/oci/runtime-spec";
 import { containerRuntime } from "../../src/runtime";
@@ -47,10 +47,12 @@ function scoped(spec: Spec) {
 }
 
 let pods = 0;
-async function podOf(more: Parameters<typeof runtimeOf>[0] = {}) {
+/** Gone after the test, however that ends. */
+async function podOf(t: TestContext, more: Parameters<typeof runtimeOf>[0] = {}) {
   const made = runtimeOf(more);
   const id = `s${process.pid}-${pods++}`;
   const sandbox = await made.runtime.sandbox({ id, pid: "pod", cgroupsPath: `${SLICE}:isopod:${id}` });
+  t.after(() => sandbox.destroy());
   return { ...made, sandbox, id };
 }
 
@@ -60,8 +62,8 @@ async function running(sandbox: Sandbox, spec = specOf(["/bin/sleep", "1000"])):
   return container;
 }
 
-test("stub and containers are scopes of their own, and go with what they are for", systemd, async () => {
-  const { sandbox, id, stateDir } = await podOf();
+test("stub and containers are scopes of their own, and go with what they are for", systemd, async (t) => {
+  const { sandbox, id, stateDir } = await podOf(t);
   assert.equal(show(unitOf(id), "ActiveState"), "active");
   assert.equal(show(unitOf(id), "Slice"), SLICE);
   assert.equal(show(unitOf(id), "ControlGroup"), `/${SLICE}/${unitOf(id)}`);
@@ -94,8 +96,8 @@ test("stub and containers are scopes of their own, and go with what they are for
   assert.deepEqual(fs.readdirSync(stateDir), []);
 });
 
-test("a container sees its scope as the root of its cgroup namespace", systemd, async () => {
-  const { sandbox } = await podOf();
+test("a container sees its scope as the root of its cgroup namespace", systemd, async (t) => {
+  const { sandbox } = await podOf(t);
   const options = scoped(specOf(["/bin/cat", "/proc/self/cgroup"]));
   const container = await sandbox.create(options);
   const text = collect(options.fifo("stdout"));
@@ -106,8 +108,8 @@ test("a container sees its scope as the root of its cgroup namespace", systemd, 
   await sandbox.destroy();
 });
 
-test("what a spec's annotations say is set on the unit", systemd, async () => {
-  const { sandbox } = await podOf();
+test("what a spec's annotations say is set on the unit", systemd, async (t) => {
+  const { sandbox } = await podOf(t);
   const spec = specOf(["/bin/sleep", "1000"]);
   const annotations = {
     "org.systemd.property.TimeoutStopSec": "7",
@@ -119,8 +121,8 @@ test("what a spec's annotations say is set on the unit", systemd, async () => {
   await sandbox.destroy();
 });
 
-test("a launch that fails leaves no unit, whatever it fails at", systemd, async () => {
-  const { sandbox, id, stateDir } = await podOf();
+test("a launch that fails leaves no unit, whatever it fails at", systemd, async (t) => {
+  const { sandbox, id, stateDir } = await podOf(t);
   const spec = specOf(["/bin/true"]);
   const before = fs.readdirSync(stateDir);
   const cases: [string, Spec, object][] = [
@@ -151,7 +153,7 @@ test("a launch that fails leaves no unit, whatever it fails at", systemd, async 
 });
 
 test("a living unit of that name is somebody's: refused, and left alone", systemd, async (t) => {
-  const { sandbox } = await podOf();
+  const { sandbox } = await podOf(t);
   const options = scoped(specOf(["/bin/true"]));
   const unit = unitOf(options.id);
   const child = spawn("systemd-run", ["--scope", "--quiet", "--unit", unit, "sleep", "1000"], {
@@ -165,8 +167,8 @@ test("a living unit of that name is somebody's: refused, and left alone", system
   await sandbox.destroy();
 });
 
-test("a unit that failed earlier makes room", systemd, async () => {
-  const { sandbox } = await podOf();
+test("a unit that failed earlier makes room", systemd, async (t) => {
+  const { sandbox } = await podOf(t);
   const options = scoped(specOf(["/bin/sleep", "1000"]));
   const unit = unitOf(options.id);
   // A scope without --collect stays loaded when its runtime is over: it has failed.
@@ -191,9 +193,9 @@ test("a unit that failed earlier makes room", systemd, async () => {
   assert.ok(!isLoaded(unit));
 });
 
-test("a later server knows the units, and removes them", systemd, async () => {
+test("a later server knows the units, and removes them", systemd, async (t) => {
   const store = new KeptFds();
-  const { sandbox, stateDir, id } = await podOf({ store, dieWithParent: false });
+  const { sandbox, stateDir, id } = await podOf(t, { store, dieWithParent: false });
   const container = await running(sandbox);
   const second = containerRuntime({ stateDir, store: new KeptFds(), dieWithParent: false });
   const [found] = await second.recover({ fds: store.handOver(), exits: [] });
@@ -260,8 +262,8 @@ function agreed(id: string) {
   };
 }
 
-test("limits are in the files and known to systemd, and a reload changes neither", limits, async () => {
-  const { sandbox } = await podOf();
+test("limits are in the files and known to systemd, and a reload changes neither", limits, async (t) => {
+  const { sandbox } = await podOf(t);
   const { id } = await running(sandbox, limited(RESOURCES));
   const expected = {
     memory: [`${64 << 20}`, `${64 << 20}`],
@@ -280,23 +282,25 @@ test("limits are in the files and known to systemd, and a reload changes neither
   await sandbox.destroy();
 });
 
-test("without a limit there is none, not systemd's default for tasks", limits, async () => {
-  const { sandbox } = await podOf();
+test("without a limit there is none, not systemd's default for tasks", limits, async (t) => {
+  const { sandbox } = await podOf(t);
   const { id } = await running(sandbox);
   assert.deepEqual(agreed(id).pids, ["max", "infinity"]);
   assert.deepEqual(agreed(id).memory, ["max", "infinity"]);
   await sandbox.destroy();
 });
 
-test("an update changes files and unit, or neither", limits, async () => {
-  const { sandbox } = await podOf();
+test("an update changes files and unit, or neither", limits, async (t) => {
+  const { sandbox } = await podOf(t);
   const container = await running(sandbox, limited(RESOURCES));
   const { id } = container;
   await container.update({ memory: { limit: 128 << 20 }, pids: { limit: -1 }, cpu: { quota: -1 } });
   const changed = agreed(id);
   assert.deepEqual(changed.memory, [`${128 << 20}`, `${128 << 20}`]);
   assert.deepEqual(changed.pids, ["max", "infinity"]);
-  assert.deepEqual(changed.cpu, ["max 50000", "infinity", "50ms"]);
+  // Without a quota the period means nothing; systemd writes its own.
+  assert.match(changed.cpu[0]!, /^max /);
+  assert.deepEqual(changed.cpu.slice(1), ["infinity", "50ms"]);
   await assert.rejects(container.update({ memory: { limit: 96 << 20 }, cpu: { cpus: "4000" } }));
   assert.deepEqual(agreed(id), changed);
   systemctl("daemon-reload");
@@ -305,10 +309,10 @@ test("an update changes files and unit, or neither", limits, async () => {
 });
 
 test(
-  "R5: a limit and a greedy process end in a count of OOM kills, though systemd is quick to clean",
+  "a limit and a greedy process end in a count of OOM kills, though systemd is quick to clean",
   limits,
-  async () => {
-    const { sandbox } = await podOf();
+  async (t) => {
+    const { sandbox } = await podOf(t);
     const greedy = specOf(["/bin/sh", "-c", "dd if=/dev/zero of=/dev/null bs=200M count=1"]);
     const memory = { limit: 20 << 20, swap: 20 << 20 };
     for (let round = 0; round < 10; round++) {
