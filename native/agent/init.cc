@@ -5,6 +5,7 @@
 #include <linux/reboot.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -39,7 +40,8 @@ constexpr Place kPlaces[] = {
     {"devpts", "/dev/pts", MS_NOSUID | MS_NOEXEC, "ptmxmode=666,mode=620,gid=5"},
     {"tmpfs", "/dev/shm", MS_NOSUID | MS_NODEV, "mode=1777"},
     {"tmpfs", "/run", MS_NOSUID | MS_NODEV, "mode=755"},
-    {"cgroup2", "/sys/fs/cgroup", MS_NOSUID | MS_NODEV | MS_NOEXEC, "nsdelegate"},
+    {"cgroup2", "/sys/fs/cgroup", MS_NOSUID | MS_NODEV | MS_NOEXEC,
+     "nsdelegate,memory_recursiveprot"},
 };
 // What moves into the new root; what is mounted below goes along.
 constexpr const char* kMoved[] = {"/proc", "/sys", "/dev", "/run"};
@@ -78,6 +80,13 @@ Status load_modules() {
   return Done{};
 }
 
+// What processes inherit where their spec says nothing: the kernel's own 1024 and 4096 are for
+// another age, and more than this as a soft limit makes programs that close all descriptors slow.
+void raise_limits() {
+  constexpr rlimit kFiles{65536, 1048576};
+  ::setrlimit(RLIMIT_NOFILE, &kFiles);
+}
+
 // Best effort: a controller that cannot be handed down is missed by the write that needs it.
 void hand_down_controllers() {
   Result<std::string> controllers = read_file(AT_FDCWD, "/sys/fs/cgroup/cgroup.controllers");
@@ -92,6 +101,7 @@ void hand_down_controllers() {
 
 Status prepare_guest(bool modules) {
   ::umask(022);
+  raise_limits();
   if (Status mounted = mount_all(); !mounted) return mounted;
   open_console();
   if (modules)

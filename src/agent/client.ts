@@ -247,7 +247,7 @@ function guestOf(hello: isopod.agent.v1.HelloResponse): Guest {
     new IsopodError("FAILED_PRECONDITION", `the guest's agent: ${what} "${plain(String(value))}"`);
   if (hello.protocol !== PROTOCOL_VERSION) throw refuse("speaks protocol", hello.protocol);
   if (hello.arch !== "x86_64" && hello.arch !== "aarch64") throw refuse("runs on", hello.arch);
-  const directory = /^(\/[A-Za-z0-9._-]+)+$/;
+  const directory = /^(\/[A-Za-z0-9_-][A-Za-z0-9._-]*)+$/;
   if (hello.cgroupRoot !== "" && !directory.test(hello.cgroupRoot))
     throw refuse("names as its cgroup root", hello.cgroupRoot);
   if (!directory.test(hello.filesDir)) throw refuse("names as its directory", hello.filesDir);
