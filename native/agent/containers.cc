@@ -21,7 +21,8 @@ struct Containers::Launching {
   StdioPorts ports;
   StdioEnds ends;
   UniqueFd gate;
-  std::vector<UniqueFd> namespaces;
+  UniqueFd leader;                // of an exec: a pidfd
+  std::vector<UniqueFd> leaders;  // of a container: what it joins
 };
 
 namespace {
@@ -53,30 +54,20 @@ Error bad_id(const char* field, const std::string& id) {
   return Error{0, "request", field, id, "not an id", "INVALID_ARGUMENT"};
 }
 
-bool namespace_name(const std::string& name) {
-  for (const char* known : {"cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"})
-    if (name == known) return true;
-  return false;
-}
-
-// /proc/PID/ns/NAME of a process of ours. Opened first; if it is alive then, the pid was its own.
-Result<UniqueFd> open_namespace(const Process& process, const std::string& name) {
-  if (!namespace_name(name))
-    return Error{0, "open", name, {}, "not the name of a namespace", "INVALID_ARGUMENT"};
-  const std::string path = "/proc/" + std::to_string(process.pid()) + "/ns/" + name;
-  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  const int err = fd ? core::send_signal(process.pidfd(), 0) : errno;
-  if (err != 0) return Error{err, "open", path, {}, {}, "FAILED_PRECONDITION"};
+// Of the process that names its namespaces for another (setns(2) takes a pidfd).
+Result<UniqueFd> leader(const Process& process) {
+  UniqueFd fd(::fcntl(process.pidfd(), F_DUPFD_CLOEXEC, 3));
+  if (!fd) return failure(errno, "launch", "");
   return fd;
 }
 
 // The descriptors that a plan's OPEN.fd names, in their order.
-Status hand_over(Launching& work, UniqueFd first, UniqueFd fifth) {
+Status hand_over(Launching& work, UniqueFd first, UniqueFd gate) {
   std::vector<UniqueFd>& fds = work.request.fds;
   fds.push_back(std::move(first));
   for (UniqueFd& end : work.ends.theirs) fds.push_back(std::move(end));
-  fds.push_back(std::move(fifth));
-  for (UniqueFd& fd : work.namespaces) fds.push_back(std::move(fd));
+  if (gate) fds.push_back(std::move(gate));
+  for (UniqueFd& fd : work.leaders) fds.push_back(std::move(fd));
   for (const UniqueFd& fd : fds)
     if (!fd) return failure(EMFILE, "launch", "");
   return Done{};
@@ -99,13 +90,11 @@ Status prepare_container(const Transport& transport, int base, Container& contai
   return cgroup_make_parents(container.cgroup, container.made);
 }
 
-Status prepare_exec(const Transport& transport, const std::string& cgroup, Launching& work) {
+Status prepare_exec(const Transport& transport, Launching& work) {
   Result<StdioEnds> ends = open_stdio(transport, work.ports);
   if (!ends) return ends.error();
   work.ends = std::move(*ends);
-  UniqueFd place(::open(cgroup.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
-  if (!place) return failure(errno, "open cgroup", cgroup);
-  return hand_over(work, std::move(place), UniqueFd(::open("/dev/null", O_RDWR | O_CLOEXEC)));
+  return hand_over(work, std::move(work.leader), UniqueFd());
 }
 
 }  // namespace
@@ -141,12 +130,12 @@ void Containers::create(const Call& call, CreateContainerRequest request) {
   Result<std::string> cgroup = cgroup_of(request.cgroup);
   if (!cgroup) return call.fail(cgroup.error());
   auto work = std::make_shared<Launching>();
-  for (const Join& join : request.join) {
-    const ContainerPtr other = find(call, join.container);
+  for (const std::string& id : request.join) {
+    const ContainerPtr other = find(call, id);
     if (!other) return;
-    Result<UniqueFd> fd = open_namespace(*other->init, join.name);
+    Result<UniqueFd> fd = leader(*other->init);
     if (!fd) return call.fail(fd.error());
-    work->namespaces.push_back(std::move(*fd));
+    work->leaders.push_back(std::move(*fd));
   }
   auto container = std::make_shared<Container>();
   container->id = request.id;
@@ -242,11 +231,9 @@ void Containers::exec(const Call& call, ExecRequest request) {
   if (cgroup_frozen(container->cgroup))
     return call.fail(precondition(request.id, "is paused: nothing can be started in it"));
   auto work = std::make_shared<Launching>();
-  for (const std::string& name : request.namespaces) {
-    Result<UniqueFd> fd = open_namespace(*container->init, name);
-    if (!fd) return call.fail(fd.error());
-    work->namespaces.push_back(std::move(*fd));
-  }
+  Result<UniqueFd> fd = leader(*container->init);
+  if (!fd) return call.fail(fd.error());
+  work->leader = std::move(*fd);
   container->execs[exec_id] = nullptr;
   work->request.plan = std::move(request.plan);
   work->request.until_exec = true;
@@ -256,7 +243,7 @@ void Containers::exec(const Call& call, ExecRequest request) {
     container->execs.erase(exec_id);
     call.fail(result.error());
   };
-  in_job([this, container, work] { return prepare_exec(transport_, container->cgroup, *work); },
+  in_job([this, work] { return prepare_exec(transport_, *work); },
          [work, finish](Status ready) {
            if (!ready) return finish(ready.error());
            core::launch(core::Poller::control(), std::move(work->request), finish);

@@ -108,15 +108,6 @@ bool decode(std::string_view bytes, core::CgroupWrite& write) {
   return decode(bytes, write, false);
 }
 
-bool decode(std::string_view bytes, Join& join) {
-  Reader in(bytes);
-  while (in.next()) {
-    if (in.field() == 1) join.container = in.text();
-    if (in.field() == 2) join.name = in.text();
-  }
-  return in.ok();
-}
-
 // A message inside a message.
 template <typename T>
 void nested(Reader& in, T& value) {
@@ -201,7 +192,7 @@ bool decode(std::string_view bytes, CreateContainerRequest& message) {
     if (in.field() == 4) nested(in, add(in, message.cgroup_writes));
     if (in.field() == 5) message.device_program = octets(in.bytes());
     if (in.field() == 6) nested(in, message.stdio);
-    if (in.field() == 7) nested(in, add(in, message.join));
+    if (in.field() == 7) add(in, message.join) = in.text();
   }
   return in.ok();
 }
@@ -213,7 +204,6 @@ bool decode(std::string_view bytes, ExecRequest& message) {
     if (in.field() == 2) message.exec_id = in.text();
     if (in.field() == 3) message.plan = octets(in.bytes());
     if (in.field() == 4) nested(in, message.stdio);
-    if (in.field() == 5) add(in, message.namespaces) = in.text();
   }
   return in.ok();
 }

@@ -90,11 +90,6 @@ struct StdioPorts {
   bool terminal = false;
 };
 
-struct Join {
-  std::string container;
-  std::string name;  // of the namespace
-};
-
 struct CreateContainerRequest {
   std::string id;
   std::vector<uint8_t> plan;
@@ -102,7 +97,7 @@ struct CreateContainerRequest {
   core::CgroupWrites cgroup_writes;
   std::vector<uint8_t> device_program;
   StdioPorts stdio;
-  std::vector<Join> join;
+  std::vector<std::string> join;  // ids
 };
 
 struct ExecRequest {
@@ -110,7 +105,6 @@ struct ExecRequest {
   std::string exec_id;
   std::vector<uint8_t> plan;
   StdioPorts stdio;
-  std::vector<std::string> namespaces;
 };
 
 // Also ContainerRequest, whose exec_id is never there.

@@ -134,7 +134,7 @@ export class Agent {
       cgroupWrites: (options.cgroupWrites ?? []).map((write) => ({ ...write })),
       deviceProgram: options.deviceProgram ?? new Uint8Array(0),
       stdio: { ...options.stdio },
-      join: (options.join ?? []).map((join) => ({ ...join })),
+      join: [...(options.join ?? [])],
     };
     return (await this.#call<isopod.agent.v1.ProcessResponse>("CreateContainer", request, LAUNCH_MS)).pid;
   }
@@ -151,7 +151,6 @@ export class Agent {
       execId: options.execId,
       plan: options.plan,
       stdio: { ...options.stdio },
-      namespaces: [...options.namespaces],
     };
     return (await this.#call<isopod.agent.v1.ProcessResponse>("Exec", request, LAUNCH_MS)).pid;
   }

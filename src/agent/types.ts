@@ -10,17 +10,17 @@ export interface Guest extends HostFeatures {
 
 /** A guest's plan names what the agent hands to its stub by these numbers (OPEN.fd). */
 export const GUEST_FD = {
-  /** The empty mount namespace that a container begins in (R8). */
+  /** Of a container: the empty mount namespace that it begins in (R8). */
   base: 0,
-  /** Of an exec, in the place of the base: the container's cgroup, for its successor. */
-  cgroup: 0,
+  /** Of an exec: a pidfd of the container's first process, which names its namespaces. */
+  leader: 0,
   stdin: 1,
   stdout: 2,
   stderr: 3,
   /** Of a container: a byte from here starts it. */
   gate: 4,
-  /** The first of what `join` or `namespaces` lists; the others follow. */
-  namespaces: 5,
+  /** Of a container: a pidfd of the first that `join` lists; the others follow. */
+  joined: 5,
 } as const;
 
 /** Host ports that the agent connects to; absent: /dev/null. A terminal has `stdout` only, both ways. */
@@ -40,8 +40,8 @@ export interface GuestContainerOptions {
   readonly cgroupWrites?: readonly CgroupWrite[];
   readonly deviceProgram?: Uint8Array;
   readonly stdio?: GuestStdio;
-  /** Namespaces (names of /proc/PID/ns) of other containers: descriptors GUEST_FD.namespaces and on. */
-  readonly join?: readonly { readonly container: string; readonly namespace: string }[];
+  /** Containers whose namespaces the plan enters: GUEST_FD.joined and on. */
+  readonly join?: readonly string[];
 }
 
 export interface GuestExecOptions {
@@ -49,8 +49,6 @@ export interface GuestExecOptions {
   readonly execId: string;
   readonly plan: Uint8Array;
   readonly stdio?: GuestStdio;
-  /** Of the container: descriptors GUEST_FD.namespaces and on. */
-  readonly namespaces: readonly string[];
 }
 
 /** A container's first process, or with `execId` an exec. */

@@ -8,7 +8,7 @@ import { Agent, CONTROL_PORT, type GuestExit, type GuestStdio, Ports, unixPorts 
 import { native } from "../../src/native";
 import { busyboxRoot } from "../native/busybox";
 import { cleanEnv } from "../support/command";
-import { execNamespaces, execPlan, type GuestPlanOptions, guestPlan } from "./plans";
+import { execPlan, type GuestPlanOptions, guestPlan } from "./plans";
 
 /** The agent itself, on this host: streams are unix sockets, its containers are real ones. */
 export const program = path.resolve(__dirname, "../../../build/Release/isopod-agent");
@@ -169,7 +169,7 @@ export async function create(
     plan: guestPlan({ rootfs, args, ...plan }),
     cgroup: `${cgroupParent}/${id}`,
     stdio: made.stdio,
-    ...(join !== undefined && { join: [{ container: join, namespace: "pid" }] }),
+    ...(join !== undefined && { join: [join] }),
   });
   return { id, pid, streams: made };
 }
@@ -187,9 +187,8 @@ export async function exec(
   const pid = await to.agent.exec({
     id,
     execId,
-    plan: execPlan({ args, terminal }),
+    plan: execPlan({ args, terminal, cgroup: path.join(to.agent.guest.cgroupRoot, cgroupParent, id) }),
     stdio: made.stdio,
-    namespaces: execNamespaces,
   });
   return { execId, pid, streams: made };
 }

@@ -1,5 +1,5 @@
 import { GUEST_FD } from "../../src/agent";
-import { NO_SLOT, OP, OPEN, PlanWriter } from "../../src/native";
+import { NO_SLOT, OP, OPEN, PlanWriter, type Slot } from "../../src/native";
 import { ALL_NAMESPACES, CLONE, MS, mountNew } from "../native/busybox";
 
 /** Plans as a microVM's runtime writes them: opens are the guest's, the rest comes by number (GUEST_FD). */
@@ -7,7 +7,7 @@ export interface GuestPlanOptions {
   readonly rootfs: string;
   readonly args: readonly string[];
   readonly terminal?: boolean;
-  /** A pid namespace of its own by default; `join`: that of GUEST_FD.namespaces; `guest`: the agent's. */
+  /** A pid namespace of its own by default; `join`: that of GUEST_FD.joined; `guest`: the agent's. */
   readonly pid?: "new" | "join" | "guest";
   readonly tree?: (writer: PlanWriter) => void;
 }
@@ -21,7 +21,7 @@ export function guestPlan(options: GuestPlanOptions): Uint8Array {
   const stdio = openStdio(writer);
   const gate = writer.open(OPEN.fd, { a: GUEST_FD.gate });
   if (options.pid === "join") {
-    const pid = writer.open(OPEN.fd, { a: GUEST_FD.namespaces });
+    const pid = writer.open(OPEN.fd, { a: GUEST_FD.joined });
     writer.op(OP.successor, { a: pid, b: NO_SLOT });
   }
   writer.op(OP.setsid);
@@ -42,23 +42,31 @@ export function guestPlan(options: GuestPlanOptions): Uint8Array {
   return writer.finish({ cloneFlags, oomScoreAdj: 0, oomBestEffort: true });
 }
 
-/** An exec into all of the container's namespaces; `execNamespaces` in this order. */
-export const execNamespaces = ["ipc", "uts", "net", "mnt", "pid"] as const;
-
-export function execPlan(options: { args: readonly string[]; terminal?: boolean }): Uint8Array {
+/** An exec into all of the container's namespaces. `cgroup`: its path in the guest. */
+export function execPlan(options: {
+  args: readonly string[];
+  cgroup: string;
+  terminal?: boolean;
+}): Uint8Array {
   const writer = new PlanWriter();
-  const types = [CLONE.newipc, CLONE.newuts, CLONE.newnet, CLONE.newns];
-  const slots = types.map((_type, i) => writer.open(OPEN.fd, { a: GUEST_FD.namespaces + i }));
-  const pid = writer.open(OPEN.fd, { a: GUEST_FD.namespaces + types.length });
-  const cgroup = writer.open(OPEN.fd, { a: GUEST_FD.cgroup });
+  const leader = (): Slot => writer.open(OPEN.fd, { a: GUEST_FD.leader });
+  const [others, pid] = [leader(), leader()];
+  const cgroup = writer.open(OPEN.file, {
+    path: options.cgroup,
+    flags: O_PATH,
+    a: 0xffffffff,
+    b: 0xffffffff,
+  });
   const stdio = openStdio(writer);
-  for (const [i, slot] of slots.entries()) writer.op(OP.setns, { a: slot, b: types[i]! });
+  writer.op(OP.setns, { a: others, b: CLONE.newipc | CLONE.newuts | CLONE.newnet | CLONE.newns });
   writer.op(OP.successor, { a: pid, b: cgroup });
   writer.op(OP.setsid);
   writeStdio(writer, stdio, options.terminal);
   writeExec(writer, options.args, undefined);
   return writer.finish({ cloneFlags: 0, oomScoreAdj: 0, oomBestEffort: true });
 }
+
+const O_PATH = 0o10000000;
 
 function openStdio(writer: PlanWriter): number[] {
   return [GUEST_FD.stdin, GUEST_FD.stdout, GUEST_FD.stderr].map((a) => writer.open(OPEN.fd, { a }));
