@@ -205,6 +205,14 @@ function refuseThreaded(cgroup: string): void {
     );
 }
 
+/** The cgroup of a process, if it lies below `within`. */
+export function memberCgroup(root: string, pid: number, within: string): string | undefined {
+  // proc_pid_cgroup(5): cgroup2's line has no controllers, as its root is in the reader's eyes.
+  const line = /^0::(\/.*)$/m.exec(readFileIfPresent(`/proc/${pid}/cgroup`) ?? "");
+  const cgroup = path.posix.join(root, line?.[1] ?? "");
+  return cgroup.startsWith(`${within}/`) ? cgroup : undefined;
+}
+
 /** Host pids in the cgroup and below it; none if it is gone. */
 export function readPids(cgroup: string): number[] {
   const pids = (readFileIfPresent(path.join(cgroup, "cgroup.procs")) ?? "")

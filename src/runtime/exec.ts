@@ -1,6 +1,8 @@
-import { IsopodError, precondition } from "../base/errors";
+import { errnoOf, IsopodError, precondition } from "../base/errors";
 import { now } from "../base/time";
+import type { Launched } from "../native";
 import type { Process as ProcessSpec, Spec } from "../oci/runtime-spec";
+import { memberCgroup } from "./cgroup";
 import { compileExec } from "./compile-exec";
 import type { Engine } from "./engine";
 import { BaseProcess } from "./process";
@@ -13,6 +15,8 @@ export interface ExecHost {
   readonly id: string;
   readonly spec: Spec;
   readonly cgroup: string;
+  /** Of its first process. */
+  readonly pid: number;
   readonly state: ProcessState;
   /** Borrowed: the pidfd of its first process. FAILED_PRECONDITION if that is gone. */
   leader(): number;
@@ -94,22 +98,14 @@ export class Exec extends BaseProcess implements ExecProcess {
     const { state } = this.#host;
     if (state === "stopped" || state === "paused")
       throw precondition(`container "${this.#host.id}": is ${state}: nothing can be started in it`);
-    const { native, target, dieWithParent, warn } = this.engine;
-    const plan = compileExec({
-      containerId: this.#host.id,
-      spec: this.#host.spec,
-      process: this.#spec,
-      stdio: this.stdio,
-      cgroup: this.#host.cgroup,
-      target,
-      dieWithParent,
-      warn,
-    });
-    const leader = this.#host.leader();
     let ends: StdioEnds | undefined;
     try {
       ends = StdioEnds.open(this.engine, this.key, this.stdio, this.#attended);
-      const launched = await native.launch({ plan, fds: [leader], until: "exec" });
+      const launched = await this.#launch(this.#host.cgroup).catch((error: unknown) => {
+        // The container has cgroups of its own with controllers: then its outermost one holds no process.
+        if (errnoOf(error) !== "EBUSY") throw error;
+        return this.#launch(this.#leaderCgroup(error));
+      });
       this.adopt(launched, ends);
       this.#record(launched.pid);
     } catch (error) {
@@ -123,6 +119,29 @@ export class Exec extends BaseProcess implements ExecProcess {
     await new Promise((resolve) => setImmediate(resolve));
     await this.#starting?.catch(() => {});
     if (this.pid === 0 && !this.#freed) this.#record(0);
+  }
+
+  /** Looked up by pid, so its first process must still live afterwards, or it was somebody else's. */
+  #leaderCgroup(error: unknown): string {
+    const cgroup = memberCgroup(this.engine.target.cgroupRoot, this.#host.pid, this.#host.cgroup);
+    this.#host.leader();
+    if (cgroup === undefined) throw error;
+    return cgroup;
+  }
+
+  #launch(cgroup: string): Promise<Launched> {
+    const { native, target, dieWithParent, warn } = this.engine;
+    const plan = compileExec({
+      containerId: this.#host.id,
+      spec: this.#host.spec,
+      process: this.#spec,
+      stdio: this.stdio,
+      cgroup,
+      target,
+      dieWithParent,
+      warn,
+    });
+    return native.launch({ plan, fds: [this.#host.leader()], until: "exec" });
   }
 
   /** Only a monitor makes a crash survivable; without one nobody would read it. */

@@ -7,6 +7,7 @@ import { capability } from "../support/capabilities";
 import { needs } from "../support/needs";
 import { cgroupParent, eventually } from "./fixture";
 import { contained, fileOf, root, shell } from "./limits-fixture";
+import { processOf } from "./specs";
 
 /** Limits as the kernel takes them: written, read back, all or nothing. How they are felt: felt.test.ts. */
 
@@ -190,6 +191,29 @@ test("a parent that is threaded is refused, with what it is", async (t) => {
   });
   assert.deepEqual(subdirectories(threaded), []);
 });
+
+test(
+  "an exec joins the first process where the container has cgroups of its own",
+  needs(hugetlb),
+  async (t) => {
+    const spec = shell(`
+    cd /sys/fs/cgroup && mkdir init other && echo 0 > init/cgroup.procs &&
+    echo +hugetlb > cgroup.subtree_control && echo ready; sleep 100`);
+    const mounts = spec.mounts!.map((mount) =>
+      mount.type === "cgroup" ? { ...mount, options: ["rw", "nosuid", "nodev", "noexec"] } : mount,
+    );
+    const { container } = await contained(t, { ...spec, mounts });
+    const cgroup = path.join(root, cgroupParent, container.id);
+    await eventually(() => assert.equal(fileOf(container, "cgroup.subtree_control"), "hugetlb"));
+    const exec = container.exec({ id: "e", process: processOf(["/bin/sleep", "100"]), stdio: {} });
+    await exec.start();
+    const members = fs.readFileSync(path.join(cgroup, "init/cgroup.procs"), "utf8").split("\n");
+    assert.ok(members.includes(`${exec.pid}`));
+    await exec.kill(9);
+    await exec.exited;
+    await exec.delete();
+  },
+);
 
 // --- update ---
 
