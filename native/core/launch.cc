@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <signal.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -37,27 +36,12 @@ struct ChildWork {
   int sources[plan::kFirstFd + plan::kMaxFds + 1];  // and a network namespace
   int count = 0;
   int image = -1;
-  char oom_score_adj[16];
-  int oom_size = 0;  // 0: left to the stub
   long error = 0;  // written by the child, whose memory is ours until it executes
 };
-
-// R5: born into a limit, a process at the server's -1000 could fault for ever once that is reached: the
-// stub's own first act may be a page too late. Before its exec the kernel spares a vfork child anyway
-// (in_vfork() in oom_badness()), and lets it have a score that its parent does not share
-// (__set_oom_adj()). Best effort: the stub does it again and says what is wrong.
-void become_mortal(const ChildWork& work) {
-  if (work.oom_size == 0) return;
-  const long fd = sys::openat(AT_FDCWD, "/proc/self/oom_score_adj", sys::kWronly | sys::kCloexec);
-  if (fd < 0) return;
-  sys::write(static_cast<int>(fd), work.oom_score_adj, static_cast<size_t>(work.oom_size));
-  sys::close(static_cast<int>(fd));
-}
 
 // The environment is empty, or /proc/1/environ in the container would show Node's.
 void become_stub(void* data) {
   auto* work = static_cast<ChildWork*>(data);
-  become_mortal(*work);
   static const char name[] = "isopod-init";
   const char* arguments[] = {name, nullptr};
   const char* environment[] = {nullptr};
@@ -222,9 +206,6 @@ class Launch : public std::enable_shared_from_this<Launch> {
     work.sources[work.count++] = theirs_.get();
     for (const UniqueFd& fd : request_.fds) work.sources[work.count++] = fd.get();
     work.image = *image;
-    if (!request_.cgroup_writes.empty() && header->oom_score_adj != plan::kKeepOom)
-      work.oom_size = snprintf(work.oom_score_adj, sizeof(work.oom_score_adj), "%d",
-                               header->oom_score_adj);
     Child child = clone_child(header->clone_flags, cgroup_.get(), become_stub, &work);
     if (child.pid < 0) return failure(child.err, step_of(plan::kStepClone), request_.cgroup);
     if (work.error < 0) {

@@ -39,7 +39,24 @@ export function compileResources(options: ResourcesChange): readonly Limit[] {
   addHugepages(limits, change);
   addRdma(limits, change);
   compileUnified(limits, change.unified ?? {});
+  if (!isUpdate) refuseTooLow(limits.all);
   return limits.all;
+}
+
+/**
+ * R5: the stub is born into its limit at the server's oom_score_adj of -1000. Where a cgroup is at its limit
+ * and nobody in it may be killed, a page fault is tried again for ever: until the stub has done its first
+ * act, which takes about 100 KiB, nothing may stop it.
+ */
+const LEAST_MEMORY = 512 << 10;
+
+function refuseTooLow(limits: readonly Limit[]): void {
+  const limit = limits.filter(({ file }) => file === "memory.max").at(-1);
+  const [, number, unit = ""] = /^(\d+)([KMG]?)$/i.exec(limit?.value ?? "") ?? [];
+  if (limit === undefined || number === undefined) return;
+  const bytes = Number(number) * 1024 ** " KMG".indexOf(unit.toUpperCase() || " ");
+  if (bytes < LEAST_MEMORY)
+    throw invalid(limit.field, limit.value, `less than the ${LEAST_MEMORY} bytes that its launch may take`);
 }
 
 /** Those that must be enabled for the cgroup. */

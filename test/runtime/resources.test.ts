@@ -112,9 +112,15 @@ const ROWS: readonly (readonly [string, Resources, readonly string[]])[] = [
     "unified, last and line by line",
     {
       unified: { "memory.high": "1000", "io.max": "8:0 rbps=1\n8:16 wbps=2\n", "cgroup.max.depth": "2" },
-      memory: { limit: 2000 },
+      memory: { limit: 2 << 20 },
     },
-    ["memory.max=2000", "memory.high=1000", "io.max=8:0 rbps=1", "io.max=8:16 wbps=2", "cgroup.max.depth=2"],
+    [
+      "memory.max=2097152",
+      "memory.high=1000",
+      "io.max=8:0 rbps=1",
+      "io.max=8:16 wbps=2",
+      "cgroup.max.depth=2",
+    ],
   ],
   ["unified that says nothing", { unified: { "memory.high": "" } }, []],
 ];
@@ -169,6 +175,32 @@ for (const [resources, code, message] of REFUSED)
       (error: unknown) => IsopodError.is(error) && error.code === code && message.test(error.message),
     ));
 
+test("R5: no container is born into less memory than the stub needs until it may be killed", () => {
+  const low: readonly Resources[] = [
+    { memory: { limit: 4096 } },
+    { memory: { limit: (512 << 10) - 1 } },
+    { memory: { limit: 1 << 30 }, unified: { "memory.max": "4096" } },
+    { unified: { "memory.max": "511K" } },
+    { unified: { "memory.max": "0" } },
+  ];
+  for (const resources of low)
+    assert.throws(
+      () => compiled(resources),
+      /resources\.(memory\.limit|unified\[memory\.max\]): "\d+K?": less/,
+    );
+  const enough: readonly Resources[] = [
+    { memory: { limit: 512 << 10 } },
+    { memory: { limit: 4096 }, unified: { "memory.max": "1M" } },
+    { unified: { "memory.max": "512k" } },
+    { unified: { "memory.max": "max" } },
+  ];
+  for (const resources of enough) assert.doesNotThrow(() => compiled(resources));
+  assert.doesNotThrow(
+    () => compiled({ memory: { limit: 4096 } }, {}),
+    "a running one may be limited to less",
+  );
+});
+
 test("a missing controller is named, with what there is", () => {
   const needs: readonly (readonly [Resources, string])[] = [
     [{ memory: { limit: 4096 } }, "memory"],
@@ -210,7 +242,7 @@ test("without a controller there are no limits to lift; what kubelet gives every
 
 test("the controllers that have to be enabled, each once", () => {
   const limits = compiled({
-    memory: { limit: 5000, reservation: 4096 },
+    memory: { limit: 5 << 20, reservation: 4096 },
     pids: { limit: 1 },
     unified: { "cgroup.max.depth": "1" },
   });
@@ -246,12 +278,16 @@ const rates = fc.uniqueArray(
   { selector: ({ major, minor }) => `${major}:${minor}`, maxLength: 3 },
 );
 const maybe = <T>(arbitrary: fc.Arbitrary<T>) => fc.option(arbitrary, { nil: undefined });
-const amount = fc.integer({ min: 0, max: 1000 });
+const amount = fc.integer({ min: 0, max: 1000 }).map((mb) => mb << 20);
 
 const resources: fc.Arbitrary<Resources> = fc.record(
   {
     memory: fc.record(
-      { limit: amount, reservation: amount, swap: fc.integer({ min: 1000, max: 3000 }) },
+      {
+        limit: amount,
+        reservation: amount,
+        swap: fc.integer({ min: 1000, max: 2000 }).map((mb) => mb * (1 << 20)),
+      },
       { requiredKeys: ["limit"] },
     ),
     cpu: fc.record(
