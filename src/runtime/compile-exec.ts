@@ -3,7 +3,7 @@ import { NO_SLOT, OP, OPEN, PlanWriter, type Slot } from "../native";
 import type { NamespaceType, Process, Spec } from "../oci/runtime-spec";
 import { oomScore, type ProcessPlan, type Warn, writeProcess, writeStdio } from "./compile-process";
 import { CLONE, NS_FILE, namespacePlan } from "./namespaces";
-import { openStdio } from "./stdio";
+import { type HandedStdio, openStdio } from "./stdio";
 import type { Target } from "./target";
 import type { Stdio } from "./types";
 
@@ -11,7 +11,7 @@ export interface ExecPlanOptions {
   readonly containerId: string;
   readonly spec: Spec;
   readonly process: Process;
-  readonly stdio: Stdio;
+  readonly stdio: Stdio | HandedStdio;
   /** Host path of the container's cgroup. */
   readonly cgroup: string;
   readonly target: Target;
@@ -67,6 +67,7 @@ export function compileExec(options: ExecPlanOptions): Uint8Array {
     target,
     dieWithParent: options.dieWithParent,
     stdio,
+    handed: "handed" in options.stdio,
     keyring: `_ses.${options.containerId}`,
     gate: undefined,
     warn,

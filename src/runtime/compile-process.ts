@@ -38,6 +38,8 @@ export interface ProcessPlan {
   readonly dieWithParent: boolean;
   /** Slots of fds 0, 1, 2; absent ones are the container's own /dev/null. Unused with a terminal. */
   readonly stdio: readonly (Slot | undefined)[];
+  /** They were handed over, and are not the user's yet. */
+  readonly handed: boolean;
   readonly keyring: string;
   /** For a container: wait at this FIFO before the exec. An exec runs at once. */
   readonly gate: Slot | undefined;
@@ -94,8 +96,8 @@ export function writeProcess(plan: PlanWriter, options: ProcessPlan, makeCwd: bo
   else writeSeccomp(plan, options);
   const sets = capabilitySets(process.capabilities, target.effectiveCapabilities, warn);
   plan.op(OP.bounding, { x: sets.bounding, subject: "bounding" });
-  // FIFOs were given to the user when they were opened; a terminal is the stub's until here.
-  if (process.terminal) plan.op(OP.chownStdio, { a: uid });
+  // FIFOs were given to the user when they were opened; a terminal is the stub's until here, and a pipe root's.
+  if (process.terminal || options.handed) plan.op(OP.chownStdio, { a: uid });
   plan.op(OP.groups, {
     a: u32Blob(plan, additionalGids),
     b: additionalGids.length,

@@ -18,7 +18,7 @@ import {
 import { CLONE, cloneFlags, type NamespacePlan, namespacePlan } from "./namespaces";
 import { compileResources } from "./resources";
 import { writeRoot } from "./rootfs";
-import { openStdio } from "./stdio";
+import { type HandedStdio, openStdio } from "./stdio";
 import { writeSysctls } from "./sysctl";
 import type { Target } from "./target";
 import type { Stdio } from "./types";
@@ -33,9 +33,9 @@ export interface ContainerPlanOptions {
   readonly spec: Spec;
   readonly bundle: string;
   readonly rootfs: readonly Mount[];
-  readonly stdio: Stdio;
-  /** Path of the start gate; undefined for a container that runs at once. */
-  readonly gate: string | undefined;
+  readonly stdio: Stdio | HandedStdio;
+  /** Path of the start gate, or its number as OPEN.fd; undefined for a container that runs at once. */
+  readonly gate: string | number | undefined;
   /** What the sandbox's namespace offers; undefined with the empty base. */
   readonly base: BaseFiles | undefined;
   readonly target: Target;
@@ -70,10 +70,7 @@ export function compileContainer(options: ContainerPlanOptions): CompiledPlan {
   const joined = openNamespaces(plan, wanted);
   const tree = openTree(plan, options, wanted);
   const stdio = openStdio(plan, process, options.stdio);
-  const gate =
-    options.gate === undefined
-      ? undefined
-      : plan.open(OPEN.file, { path: options.gate, flags: O_RDWR, a: LEAVE_OWNER, b: LEAVE_OWNER });
+  const gate = options.gate === undefined ? undefined : openGate(plan, options.gate);
 
   const running: ProcessPlan = {
     process,
@@ -81,6 +78,7 @@ export function compileContainer(options: ContainerPlanOptions): CompiledPlan {
     target,
     dieWithParent: options.dieWithParent,
     stdio,
+    handed: "handed" in options.stdio,
     keyring: `_ses.${options.id}`,
     gate,
     warn,
@@ -99,6 +97,11 @@ export function compileContainer(options: ContainerPlanOptions): CompiledPlan {
     deviceProgram: deviceProgram(spec),
     limits,
   };
+}
+
+function openGate(plan: PlanWriter, gate: string | number): Slot {
+  if (typeof gate === "number") return plan.open(OPEN.fd, { path: "gate", a: gate });
+  return plan.open(OPEN.file, { path: gate, flags: O_RDWR, a: LEAVE_OWNER, b: LEAVE_OWNER });
 }
 
 /** Phase 2's work on the tree, in the four places where it has to be done. */

@@ -35,9 +35,22 @@ export function endpoint(value: string | undefined, field: string): Endpoint | u
   return { kind: "fifo", path: value };
 }
 
+/** Streams that the launcher hands over, by OPEN.fd's numbers: a guest's are pipes that its agent made. */
+export interface HandedStdio {
+  readonly handed: { readonly stdin?: number; readonly stdout?: number; readonly stderr?: number };
+}
+
 /** Opens the three streams on the host; with a terminal the server copies, and the process opens none. */
-export function openStdio(plan: PlanWriter, process: Process, stdio: Stdio): (Slot | undefined)[] {
+export function openStdio(
+  plan: PlanWriter,
+  process: Process,
+  stdio: Stdio | HandedStdio,
+): (Slot | undefined)[] {
   if (process.terminal) return [];
+  if ("handed" in stdio) {
+    const { stdin, stdout, stderr } = stdio.handed;
+    return [stdin, stdout, stderr].map((a) => (a === undefined ? undefined : plan.open(OPEN.fd, { a })));
+  }
   const uid = process.user?.uid ?? 0;
   const open = (end: Endpoint | undefined, flags: number): Slot | undefined =>
     end && plan.open(OPEN.file, { path: end.path, flags, a: uid, b: LEAVE_OWNER });
