@@ -17,6 +17,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   export_systemd(env, exports);
   export_tap(env, exports);
   export_unpack(env, exports);
+  export_vm(env, exports);
   return exports;
 }
 

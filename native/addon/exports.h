@@ -13,5 +13,6 @@ void export_store(Napi::Env env, Napi::Object exports);
 void export_systemd(Napi::Env env, Napi::Object exports);
 void export_tap(Napi::Env env, Napi::Object exports);
 void export_unpack(Napi::Env env, Napi::Object exports);
+void export_vm(Napi::Env env, Napi::Object exports);
 
 }  // namespace isopod::addon

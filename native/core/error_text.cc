@@ -185,7 +185,10 @@ constexpr Verb kVerbs[] = {
     {"boot image", "reading boot image"},
     {"write boot image", "writing boot image"},
     {"boot", "placing in guest memory"},
-    {"machine", "making virtual machine"},
+    {"machine", "virtual machine"},
+    {"connect", "connecting to the guest"},
+    {"listen", "listening for the guest"},
+    {"accept", "waiting for the guest"},
 };
 
 std::string lower_first(const char* text) {

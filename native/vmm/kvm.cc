@@ -121,7 +121,12 @@ Status Kvm::check() {
   const int version = ::ioctl(fd_.get(), KVM_GET_API_VERSION, 0);
   if (version < 0) return kvm_error("KVM_GET_API_VERSION");
   if (version != kApiVersion)
-    return Error{0, "kvm", kDevice, "", "API version is not 12", "FAILED_PRECONDITION"};
+    return Error{0,
+                 "kvm",
+                 kDevice,
+                 "",
+                 "its API version is not 12: boot a newer host kernel",
+                 "FAILED_PRECONDITION"};
   for (const Needed& needed : kNeeded) {
     if (extension(needed.capability) > 0) continue;
     return Error{0,

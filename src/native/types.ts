@@ -172,6 +172,36 @@ export interface PodLink {
   readonly neighbours: readonly { readonly address: string; readonly mac: string }[];
 }
 
+/** How a virtual machine came to its end. */
+export interface VmEnd {
+  /**
+   * `stopped` by us; `poweroff` and `reset` by the guest (with panic=-1 a kernel panic is a reset);
+   * `shutdown`: a triple fault; `error`: KVM could not go on.
+   */
+  readonly reason: "stopped" | "poweroff" | "reset" | "shutdown" | "halted" | "error";
+  /** Exit and registers of a `shutdown` or `error`, else "". */
+  readonly detail: string;
+  /** The last 64 KiB of the serial port: what the guest chose to say. */
+  readonly serial: Buffer;
+}
+
+export interface VmOptions {
+  /** Bytes: whole pages, at least 64 MiB. */
+  readonly memory: number;
+  /** 1 to 64. */
+  readonly vcpus: number;
+  /** Borrowed: a boot image that `vmImage` made. */
+  readonly kernel: number;
+  /** Borrowed: an initramfs, mapped as it is; it must not change while the machine lives. */
+  readonly initrd?: number;
+  /** At most 2047 bytes. */
+  readonly commandLine: string;
+  /** Taken: a non-blocking pipe that gets the serial port's output; what it does not take is dropped. */
+  readonly console?: number;
+  /** Borrowed; absent: /dev/kvm is opened. */
+  readonly kvm?: number;
+}
+
 export interface Native {
   /** Probed once, then cached. */
   features(): HostFeatures;
@@ -296,6 +326,41 @@ export interface Native {
   zstdClose(options: { zstd: number }): void;
   /** flock on `path`, made if missing: an fd (caller owns) that holds it, undefined if somebody else does. */
   lockFile(options: { path: string }): number | undefined;
+
+  // --- virtual machines --------------------------------------------------------------------------
+  /** Throws FAILED_PRECONDITION, with the cure, where KVM is absent or lacks what a machine needs. */
+  vmProbe(): void;
+  /** Lays a vmlinuz or vmlinux out as guest memory in the file `image`, whole or not at all. */
+  vmImage(options: { kernel: string; image: string }): Promise<void>;
+  /** A machine with a vsock and an entropy device, not yet running. Resolves with its handle. */
+  vmCreate(options: VmOptions): Promise<number>;
+  /** Borrowed: a file or block device. The guest finds it by `serial`, at most 20 bytes. Before the start. */
+  vmAddDisk(options: { vm: number; file: number; serial: string; readOnly?: boolean }): Promise<void>;
+  /** Borrowed: a tap (IFF_TAP, IFF_NO_PI, IFF_VNET_HDR). Before the start. */
+  vmAddNetwork(options: { vm: number; tap: number; mac: string; mtu: number }): Promise<void>;
+  /** Taken: the SEQPACKET socket of a file-system server. Before the start. */
+  vmAddShare(options: { vm: number; tag: string; server: number }): Promise<void>;
+  /** Runs it. Once. */
+  vmStart(options: { vm: number }): Promise<void>;
+  /** Resolves at the machine's end, also when asked afterwards; keeps Node's loop alive until then. */
+  vmWait(options: { vm: number }): Promise<VmEnd>;
+  /** Ends the guest; does not wait. Again, or later: nothing. Before the start: then it ends as it starts. */
+  vmStop(options: { vm: number }): void;
+  /** The last output of the serial port so far. */
+  vmSerial(options: { vm: number }): Buffer;
+  /**
+   * A stream to a port of the guest (caller owns the fd of a socket). Rejects with errno ECONNREFUSED where
+   * nobody listens, ENOTCONN before the guest has its driver, and UNAVAILABLE once the machine is over.
+   */
+  vmConnect(options: { vm: number; port: number }): Promise<number>;
+  /** The guest may connect to `port` of the host from here on. */
+  vmListen(options: { vm: number; port: number }): void;
+  /** The next stream to a port that is listened at (caller owns); rejects at the machine's end. */
+  vmAccept(options: { vm: number; port: number }): Promise<number>;
+  /** Streams not yet accepted are closed. Fine when the machine is over. */
+  vmUnlisten(options: { vm: number; port: number }): void;
+  /** Ends the guest if need be, frees all that the machine had, and the handle. Again is fine. */
+  vmClose(options: { vm: number }): Promise<void>;
 
   // --- the monitor and systemd -------------------------------------------------------------------
   /**
