@@ -101,6 +101,8 @@ const peers = {
   "kernel-bookworm": { suite: "bookworm", kernel: "linux-image-amd64", files: { tree: "." } },
   "kernel-trixie": { suite: "trixie", kernel: "linux-image-amd64", files: { tree: "." } },
   "kernel-forky": { suite: "forky", kernel: "linux-image-amd64", files: { tree: "." } },
+  // For guests: small, and with PVH. What `isopod-vm` boots where nothing else is configured.
+  "kernel-cloud": { suite: "bookworm", kernel: "linux-image-cloud-amd64", files: { tree: "." } },
 };
 
 /** A peer that cannot be had here, with the reason: reported, not thrown. */

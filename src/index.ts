@@ -8,17 +8,21 @@ import type { Network } from "./network/index";
 
 export { type ErrorCode, IsopodError } from "./base/errors";
 export type { Image, Images, RegistryAuth, Snapshot } from "./image/index";
-export type { ExitStatus } from "./native";
+export type { ExitStatus, VmEnd } from "./native";
 export type { Network, PodNetwork } from "./network/index";
 export type { Mount } from "./oci/mount";
 export type { Process as ProcessSpec, Resources, Spec } from "./oci/runtime-spec";
 export {
   type CgroupStats,
+  type ConnectOptions,
   ContainerHandle as Container,
   check,
   type ExecOptions,
   type Finding,
   type HostReport,
+  MicroVm,
+  type MicroVmDisk,
+  type MicroVmOptions,
   type Pressure,
   ProcessHandle as Process,
   type ProcessState,

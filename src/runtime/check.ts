@@ -49,6 +49,7 @@ export function check(): HostReport {
     resourceFinding(host),
     namespacesFinding(),
     memfdFinding(),
+    kvmFinding(),
   ];
   const ok = findings.every(({ level }) => level !== "error");
   return { ok, kernel: host.kernel, arch: host.arch, findings };
@@ -145,4 +146,34 @@ function memfdFinding(): Finding {
         cure: "sysctl vm.memfd_noexec=1",
       }
     : { name: "memfd", level: "ok", detail: `vm.memfd_noexec is ${setting}` };
+}
+
+/** Containers do without. A KVM that opens may still boot no Linux: one that is itself para-virtual. */
+function kvmFinding(): Finding {
+  const name = "kvm";
+  try {
+    native().vmProbe();
+  } catch (error) {
+    // The text ends in the cure.
+    const text = messageOf(error);
+    const at = text.lastIndexOf(": ");
+    const [detail, cure] = [text.slice(0, at), text.slice(at + 2)];
+    return { name, level: "warning", detail: `no virtual machines: ${detail}`, cure };
+  }
+  if (process.arch === "x64" && !hardwareVirtualization())
+    return {
+      name,
+      level: "warning",
+      detail: "/dev/kvm is there without VMX or SVM: a para-virtual KVM, on which no stock Linux boots",
+      cure: "use a machine with hardware virtualization, or nested virtualization by VMX or SVM",
+    };
+  return { name, level: "ok", detail: "boots Linux in virtual machines" };
+}
+
+function hardwareVirtualization(): boolean {
+  try {
+    return /^flags\s*:.*\b(vmx|svm)\b/m.test(fs.readFileSync("/proc/cpuinfo", "utf8"));
+  } catch {
+    return false;
+  }
 }

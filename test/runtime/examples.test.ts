@@ -53,6 +53,7 @@ test("the package's door is what docs/library.md says, and opening it loads noth
     [
       "Container",
       "IsopodError",
+      "MicroVm",
       "Process",
       "check",
       "importImage",
