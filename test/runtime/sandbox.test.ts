@@ -151,3 +151,21 @@ test("the pod's sysctls hold in its namespaces", async () => {
   assert.equal(await output(sandbox, inPod(sandbox, "cat /proc/sys/kernel/msgmax")), "4242\n");
   await sandbox.destroy();
 });
+
+test("statistics are the stub's, or those of the pod's own cgroup with its containers", async () => {
+  for (const podCgroup of [true, false]) {
+    const pod = `${cgroupParent}/statistics-${podCgroup}`;
+    const { sandbox, id } = await podOf({ cgroupsPath: `${pod}/stub`, podCgroup });
+    const spec = inPod(sandbox, "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; sleep 1000");
+    const container = await sandbox.create(
+      containerOptions({ ...spec, linux: { ...spec.linux, cgroupsPath: `${pod}/container` } }),
+    );
+    await container.start();
+    const used = async () => (await container.stats()).cpu.usageUsec;
+    while ((await used()) < 50_000n) await new Promise((resolve) => setTimeout(resolve, 20));
+    const read = await used();
+    const told = (await sandbox.stats()).cpu.usageUsec;
+    assert.equal(told >= read, podCgroup, `${told} of ${id}, its container ${read}`);
+    await sandbox.destroy();
+  }
+});
