@@ -1,0 +1,26 @@
+import assert from "node:assert/strict";
+import * as path from "node:path";
+import { test } from "node:test";
+import { capability } from "../support/capabilities";
+import { command } from "../support/command";
+import { needs } from "../support/needs";
+import { peers } from "../support/peers";
+
+/** The emulated machine takes its time. */
+const PATIENCE_MS = 600_000;
+
+for (const driver of ["cgroupfs", "systemd"])
+  test(
+    `the demo on a machine of systemd's (${driver})`,
+    needs(capability("systemd"), peers.cni()),
+    async () => {
+      const { stdout } = await command(process.execPath, [path.join(__dirname, "main.js")], {
+        env: { ISOPOD_TEST_CGROUP_DRIVER: driver },
+        timeoutMs: PATIENCE_MS,
+      });
+      assert.match(stdout, /stdout F hello from hello, pid 1/);
+      assert.match(stdout, /1 root +httpd/);
+      assert.match(stdout, /a page from the pod\n.*ContainerStats/);
+      assert.match(stdout, / 0 left\n/);
+    },
+  );
