@@ -2,6 +2,7 @@
 
 #include <poll.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -33,6 +34,15 @@ constexpr Word kWords[] = {
     {"org.freedesktop.DBus.Error.AccessDenied", "PERMISSION_DENIED"},
     {"org.freedesktop.DBus.Error.NoReply", "DEADLINE_EXCEEDED"},
 };
+
+// Who listens, by our own count: 0 if outside our pid namespace. A pid that we name would be
+// somebody else's there, and that process would be moved into the unit, and killed with it.
+bool counts_as_we_do(int socket, bool daemon) {
+  ucred peer{};
+  socklen_t size = sizeof(peer);
+  if (::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0) return false;
+  return daemon ? peer.pid > 0 : peer.pid == 1;
+}
 
 std::string without_stop(std::string text) {
   while (!text.empty() && text.back() == '.') text.pop_back();
@@ -131,9 +141,11 @@ Status SystemdBus::open(const char* socket, bool daemon) {
   if (error >= 0)
     error = sd_->bus_match_signal(bus, nullptr, daemon ? kDestination : nullptr, kSystemdPath,
                                   kSystemdManager, "JobRemoved", job_removed, this);
-  if (error < 0) {
+  const bool foreign = error >= 0 && !counts_as_we_do(sd_->bus_get_fd(bus), daemon);
+  if (error < 0 || foreign) {
     if (bus != nullptr) sd_->bus_close_unref(bus);
-    Error failed = failure(-error, "systemd", socket);
+    Error failed = failure(foreign ? 0 : -error, "systemd", socket);
+    if (foreign) failed.why = "it is not PID 1 here: it would take our pids for others";
     failed.code = "FAILED_PRECONDITION";
     return failed;
   }

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { execFileSync, spawn } from "node:child_process";
+import * as path from "node:path";
 import { type TestContext, test } from "node:test";
 import { IsopodError } from "../../src/base/errors";
 import { native, type UnitProperty } from "../../src/native";
@@ -115,6 +116,15 @@ test("systemd that executes itself anew loses the connection, not the next call"
   const before = await version();
   execFileSync("systemctl", ["daemon-reexec"]);
   assert.equal(await version(), before);
+});
+
+test("from another pid namespace nothing is asked: systemd would take our pids for others", systemd, () => {
+  const script = `require(${JSON.stringify(path.resolve(__dirname, "../../src/native"))}).native()
+    .unitRead({ interface: "${MANAGER}", property: "Version", timeoutMs: 5000 })
+    .then(console.log, (error) => console.log(error.code, error.message))`;
+  const args = ["--pid", "--fork", "--mount-proc", process.execPath, "-e", script];
+  const said = execFileSync("unshare", args, { encoding: "utf8" });
+  assert.match(said, /^FAILED_PRECONDITION connecting to systemd .*: it is not PID 1 here/);
 });
 
 test("a value that is not of its signature's type never gets to systemd", async () => {
