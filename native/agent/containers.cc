@@ -12,6 +12,7 @@
 #include "agent/job.h"
 #include "core/cgroup.h"
 #include "core/poller.h"
+#include "core/report.h"
 
 namespace isopod::agent {
 
@@ -35,6 +36,7 @@ constexpr int kFreezeMs = 10'000;
 constexpr int64_t kExecsMs = 5'000;
 constexpr size_t kMaxId = 128;
 constexpr size_t kMaxContainers = 1024;
+constexpr size_t kMaxExecs = 1024;  // of one container, ended ones that were not deleted too
 
 Error precondition(const std::string& id, std::string why) {
   return Error{0, "container", id, {}, std::move(why), "FAILED_PRECONDITION"};
@@ -68,6 +70,8 @@ Status hand_over(Launching& work, UniqueFd first, UniqueFd gate) {
   for (UniqueFd& end : work.ends.theirs) fds.push_back(std::move(end));
   if (gate) fds.push_back(std::move(gate));
   for (UniqueFd& fd : work.leaders) fds.push_back(std::move(fd));
+  if (fds.size() > plan::kMaxFds)
+    return Error{0, "launch", {}, {}, "joins too many containers", "INVALID_ARGUMENT"};
   for (const UniqueFd& fd : fds)
     if (!fd) return failure(EMFILE, "launch", "");
   return Done{};
@@ -225,6 +229,8 @@ void Containers::exec(const Call& call, ExecRequest request) {
   if (!good_id(exec_id)) return call.fail(bad_id("exec_id", exec_id));
   if (container->execs.count(exec_id) != 0)
     return call.fail(Error{0, "exec", exec_id, {}, "in use", "ALREADY_EXISTS"});
+  if (container->execs.size() >= kMaxExecs)
+    return call.fail(Error{0, "exec", exec_id, {}, "too many", "RESOURCE_EXHAUSTED"});
   if (container->init->exited() || container->deleting)
     return call.fail(precondition(request.id, "is stopped: nothing can run in it"));
   // A stub that is cloned into a frozen cgroup would never get to its exec (R4).

@@ -225,6 +225,16 @@ test("a container can join another one's pid namespace, and is killed for itself
   await assert.rejects(create(made, ["true"], { pid: "join", join: first.id }), code("NOT_FOUND"));
 });
 
+test("a container joins as many as a plan can name, no more", async () => {
+  const first = await create(made, ["sleep", "100"]);
+  const options = { id: "many", plan: new Uint8Array(8), cgroup: `${cgroupParent}/many` };
+  const join = (count: number) =>
+    made.agent.createContainer({ ...options, join: Array.from({ length: count }, () => first.id) });
+  await assert.rejects(join(60), (error: unknown) => /joins too many/.test(String(error)));
+  await assert.rejects(join(59), (error: unknown) => /launch plan/.test(String(error)));
+  await made.agent.delete({ id: first.id });
+});
+
 test("orphans that fall to the agent are reaped, its own children are not mistaken for them", async () => {
   // Without a pid namespace of their own their children fall to the agent when they end.
   const exits = Array.from({ length: 20 }, (_, i) => run(made, `sleep 100 & exit ${i}`, { pid: "guest" }));
