@@ -22,7 +22,7 @@ import { isAlive, killAll, processesNaming, until } from "../support/processes";
 const root = path.resolve(__dirname, "../../..");
 const systemd = needs(capability("systemd"));
 const IMAGE = "localhost/busybox:1";
-const PATIENCE_MS = 120_000;
+const PATIENCE_MS = 30_000;
 
 interface Service {
   readonly name: string;

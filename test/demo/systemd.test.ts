@@ -6,9 +6,6 @@ import { command } from "../support/command";
 import { needs } from "../support/needs";
 import { peers } from "../support/peers";
 
-/** The emulated machine takes its time. */
-const PATIENCE_MS = 600_000;
-
 for (const driver of ["cgroupfs", "systemd"])
   test(
     `the demo on a machine of systemd's (${driver})`,
@@ -16,7 +13,6 @@ for (const driver of ["cgroupfs", "systemd"])
     async () => {
       const { stdout } = await command(process.execPath, [path.join(__dirname, "main.js")], {
         env: { ISOPOD_TEST_CGROUP_DRIVER: driver },
-        timeoutMs: PATIENCE_MS,
       });
       assert.match(stdout, /stdout F hello from hello, pid 1/);
       assert.match(stdout, /1 root +httpd/);
