@@ -5,7 +5,7 @@
 namespace isopod::vmm::virtio {
 
 Result<std::unique_ptr<Workers>> Workers::create(Loop& loop, const char* name, unsigned threads) {
-  std::unique_ptr<Workers> workers(new Workers(loop));
+  std::unique_ptr<Workers> workers(new Workers());
   for (unsigned i = 0; i < threads; i++) {
     auto& thread = workers->threads_.emplace_back(std::make_unique<Thread>());
     Status started = thread->start(name, [state = workers->state_, &loop] { serve(state, loop); });

@@ -32,7 +32,7 @@ class Workers {
   void discard();
 
  private:
-  explicit Workers(Loop& loop) : loop_(loop) {}
+  Workers() = default;
   struct Item {
     Task work;
     Task done;
@@ -51,7 +51,6 @@ class Workers {
   static void serve(const std::shared_ptr<State>& state, Loop& loop);
   static void deliver(const std::shared_ptr<State>& state);
 
-  Loop& loop_;
   std::shared_ptr<State> state_ = std::make_shared<State>();
   std::vector<std::unique_ptr<Thread>> threads_;
 };
