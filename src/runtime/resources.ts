@@ -176,6 +176,8 @@ function addCpu(limits: Limits, change: Resources, both: Resources, isUpdate: bo
       value: decimal(cpu.burst),
       retry: true,
     });
+  if (given(quota) && quota > 0 && given(both.cpu?.burst) && both.cpu.burst > quota)
+    throw invalid(limits.field("cpu.burst"), both.cpu.burst, `must not be above cpu.quota ${quota}`);
   if (!given(cpu.quota) && !given(cpu.period)) return;
   const every = given(period) ? period : DEFAULT_PERIOD;
   if (given(quota) && quota > 0) {

@@ -157,6 +157,11 @@ const REFUSED: readonly (readonly [Resources, string, RegExp])[] = [
     "INVALID_ARGUMENT",
     /memory\.swap: 5000: .*below memory\.limit 6000/,
   ],
+  [
+    { cpu: { quota: 5000, burst: 9000 } },
+    "INVALID_ARGUMENT",
+    /cpu\.burst: 9000: must not be above cpu\.quota 5000/,
+  ],
   [{ unified: { "memory/max": "1" } }, "INVALID_ARGUMENT", /unified\[memory\/max\]: "1": must be the name/],
   [{ unified: { "../memory.max": "1" } }, "INVALID_ARGUMENT", /unified\[\.\.\/memory\.max\]/],
   [{ unified: { memory: "1" } }, "INVALID_ARGUMENT", /unified\[memory\]/],
@@ -293,9 +298,9 @@ const resources: fc.Arbitrary<Resources> = fc.record(
     cpu: fc.record(
       {
         shares: fc.integer({ min: 0, max: 5000 }),
-        quota: fc.integer({ min: -1, max: 50 }),
+        quota: fc.integer({ min: -1, max: 50 }).map((n) => (n > 0 ? n + 9 : n)),
         period: fc.integer({ min: 0, max: 50 }),
-        burst: amount,
+        burst: fc.integer({ min: 0, max: 9 }),
         idle: fc.constantFrom(0, 1),
         cpus: fc.constantFrom("", "0", "0-1"),
       },
