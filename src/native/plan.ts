@@ -82,7 +82,7 @@ export type Ref = number & { readonly __ref: unique symbol };
 export const NONE = 0 as Ref;
 
 export interface OpenFields {
-  readonly path?: string;
+  readonly path?: string | Ref;
   readonly flags?: number;
   readonly a?: number;
   readonly b?: number;
@@ -91,7 +91,7 @@ export interface OpenFields {
 }
 
 export interface OpFields {
-  readonly subject?: string;
+  readonly subject?: string | Ref;
   readonly a?: number;
   readonly b?: number;
   readonly c?: number;
@@ -130,6 +130,8 @@ export class PlanWriter {
   #data = Buffer.alloc(FIRST_CAPACITY);
   #dataSize = 8; // offset 0 is "none", and blobs stay 8-aligned
   #slots = 0;
+  readonly #variables = new Map<string, { readonly ref: Ref; readonly size: number }>();
+  #start = 0;
 
   open(kind: number, fields: OpenFields): Slot {
     const slot = this.slot();
@@ -155,7 +157,8 @@ export class PlanWriter {
     this.#ops.push({ op, subject: this.string(fields.subject ?? ""), fields });
   }
 
-  string(text: string): Ref {
+  string(text: string | Ref): Ref {
+    if (typeof text === "number") return text;
     const known = this.#strings.get(text);
     if (known !== undefined) return known;
     if (text.includes("\0")) throw invalid("string", text, "contains a NUL byte");
@@ -163,6 +166,25 @@ export class PlanWriter {
     this.#data.write(text, ref);
     this.#strings.set(text, ref);
     return ref;
+  }
+
+  /**
+   * A string that is shared with no equal one: in a plan like this one another of the same size may stand in its
+   * place (`variables`).
+   */
+  variable(name: string, text: string): Ref {
+    if (text.includes("\0")) throw invalid("string", text, "contains a NUL byte");
+    const size = Buffer.byteLength(text);
+    const ref = this.#reserve(size + 1);
+    this.#data.write(text, ref);
+    this.#variables.set(name, { ref, size });
+    return ref;
+  }
+
+  /** Where the variable strings stand in the plan that `finish` returned. */
+  variables(): ReadonlyMap<string, { readonly at: number; readonly size: number }> {
+    const start = this.#start;
+    return new Map([...this.#variables].map(([name, { ref, size }]) => [name, { at: ref + start, size }]));
   }
 
   blob(bytes: Uint8Array): Ref {
@@ -181,6 +203,7 @@ export class PlanWriter {
   finish(header: PlanHeader): Uint8Array {
     const base = HEADER_SIZE + OPEN_SIZE * this.#opens.length + OP_SIZE * this.#ops.length;
     const start = (base + 7) & ~7;
+    this.#start = start;
     // The last bytes are 0: whatever string starts inside the plan ends inside it.
     const out = new Uint8Array(start + this.#dataSize + 8);
     out.set(this.#data.subarray(0, this.#dataSize), start);

@@ -47,6 +47,8 @@ export function readStats(cgroup: string): CgroupStats {
  * controller, and once the cgroup is gone.
  */
 export function readOomKills(cgroup: string): number | undefined {
+  // An exception costs more than the look.
+  if (!fs.existsSync(path.posix.join(cgroup, "memory.events"))) return undefined;
   const events = readFile(cgroup, "memory.events");
   return events === undefined ? undefined : Number(flatKeyed(events).get("oom_kill") ?? 0n);
 }

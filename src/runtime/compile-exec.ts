@@ -1,6 +1,7 @@
 import { constants } from "node:fs";
 import { NO_SLOT, OP, OPEN, PlanWriter, type Slot } from "../native";
 import type { NamespaceType, Process, Spec } from "../oci/runtime-spec";
+import { keyringOf } from "./compile";
 import { oomScore, type ProcessPlan, type Warn, writeProcess, writeStdio } from "./compile-process";
 import { CLONE, NS_FILE, namespacePlan } from "./namespaces";
 import { type HandedStdio, openStdio } from "./stdio";
@@ -68,7 +69,7 @@ export function compileExec(options: ExecPlanOptions): Uint8Array {
     dieWithParent: options.dieWithParent,
     stdio,
     handed: "handed" in options.stdio,
-    keyring: `_ses.${options.containerId}`,
+    keyring: keyringOf(options.containerId),
     gate: undefined,
     warn,
   };

@@ -40,7 +40,7 @@ export interface ProcessPlan {
   readonly stdio: readonly (Slot | undefined)[];
   /** They were handed over, and are not the user's yet. */
   readonly handed: boolean;
-  readonly keyring: string;
+  readonly keyring: string | Ref;
   /** For a container: wait at this FIFO before the exec. An exec runs at once. */
   readonly gate: Slot | undefined;
   readonly warn: Warn;

@@ -46,9 +46,14 @@ export interface ContainerPlanOptions {
 export interface CompiledPlan {
   readonly plan: Uint8Array;
   readonly deviceProgram: Uint8Array;
+  /** Strings of the plan that are this container's and not its spec's: stdin, stdout, stderr, gate, keyring. */
+  readonly variables: ReturnType<PlanWriter["variables"]>;
   /** What its cgroup is given before the stub is born there. */
   readonly limits: readonly Limit[];
 }
+
+/** The session keyring of a container's processes. */
+export const keyringOf = (id: string): string => `_ses.${id}`;
 
 /** LaunchOptions.fds of a container: the mount namespace that is its base. */
 const BASE_FD = 0;
@@ -79,7 +84,7 @@ export function compileContainer(options: ContainerPlanOptions): CompiledPlan {
     dieWithParent: options.dieWithParent,
     stdio,
     handed: "handed" in options.stdio,
-    keyring: `_ses.${options.id}`,
+    keyring: plan.variable("keyring", keyringOf(options.id)),
     gate,
     warn,
   };
@@ -96,12 +101,14 @@ export function compileContainer(options: ContainerPlanOptions): CompiledPlan {
     plan: plan.finish({ cloneFlags: cloneFlags(wanted), ...oomScore(process, target, warn) }),
     deviceProgram: deviceProgram(spec),
     limits,
+    variables: plan.variables(),
   };
 }
 
 function openGate(plan: PlanWriter, gate: string | number): Slot {
   if (typeof gate === "number") return plan.open(OPEN.fd, { path: "gate", a: gate });
-  return plan.open(OPEN.file, { path: gate, flags: O_RDWR, a: LEAVE_OWNER, b: LEAVE_OWNER });
+  const path = plan.variable("gate", gate);
+  return plan.open(OPEN.file, { path, flags: O_RDWR, a: LEAVE_OWNER, b: LEAVE_OWNER });
 }
 
 /** Phase 2's work on the tree, in the four places where it has to be done. */

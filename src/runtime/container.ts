@@ -6,13 +6,13 @@ import type { Launched } from "../native";
 import type { Process as ProcessSpec, Resources, Spec } from "../oci/runtime-spec";
 import { isFrozen, readPids, refusePopulated, signalAll } from "./cgroup";
 import { readStats } from "./cgroup-stats";
-import { compileContainer } from "./compile";
 import type { Engine } from "./engine";
 import { Exec, type ExecHost, leaderOf } from "./exec";
 import { HeldLimits, limitError } from "./limits";
 import type { BaseFiles } from "./mounts";
 import { OomWatch } from "./oom";
 import { claimParents, launchInto, type Place, placeOf, releaseParents, removePlace } from "./place";
+import { compileCached } from "./plan-cache";
 import { BaseProcess, LOST } from "./process";
 import { controllersOf } from "./resources";
 import {
@@ -100,7 +100,7 @@ export class ContainerProcess extends BaseProcess implements Container, ExecHost
         place,
       );
       const gate = start ? undefined : gatePath(engine.stateDir, id);
-      const { plan, deviceProgram, limits } = compileContainer({
+      const { plan, deviceProgram, limits } = compileCached({
         id,
         spec,
         bundle,

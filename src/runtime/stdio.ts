@@ -52,11 +52,11 @@ export function openStdio(
     return [stdin, stdout, stderr].map((a) => (a === undefined ? undefined : plan.open(OPEN.fd, { a })));
   }
   const uid = process.user?.uid ?? 0;
-  const open = (end: Endpoint | undefined, flags: number): Slot | undefined =>
-    end && plan.open(OPEN.file, { path: end.path, flags, a: uid, b: LEAVE_OWNER });
+  const open = (end: Endpoint | undefined, field: string, flags: number): Slot | undefined =>
+    end && plan.open(OPEN.file, { path: plan.variable(field, end.path), flags, a: uid, b: LEAVE_OWNER });
   const output = (value: string | undefined, field: string): Slot | undefined => {
     const end = endpoint(value, field);
-    if (end?.kind !== "file") return open(end, O_RDWR);
+    if (end?.kind !== "file") return open(end, field, O_RDWR);
     return plan.open(OPEN.file, {
       path: end.path,
       flags: O_WRONLY | O_CREAT | O_APPEND,
@@ -65,7 +65,7 @@ export function openStdio(
     });
   };
   return [
-    open(endpoint(stdio.stdin, "stdin"), O_RDONLY),
+    open(endpoint(stdio.stdin, "stdin"), "stdin", O_RDONLY),
     output(stdio.stdout, "stdout"),
     output(stdio.stderr, "stderr"),
   ];

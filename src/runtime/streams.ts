@@ -2,6 +2,7 @@ import * as fs from "node:fs";
 import * as net from "node:net";
 import { type Readable, Writable } from "node:stream";
 import type { Native } from "../native";
+import { removeFile } from "./state";
 import type { Stdio } from "./types";
 
 /**
@@ -97,7 +98,7 @@ export class Streams {
 
   /** Once everybody who needs a name has opened it. */
   unlink(): void {
-    for (const file of this.#made.splice(0)) fs.rmSync(file, { force: true });
+    for (const file of this.#made.splice(0)) removeFile(file);
   }
 }
 

@@ -40,6 +40,8 @@ export function sealSpec(spec: unknown): Spec {
   return spec;
 }
 
+export const isSealed = (spec: object): boolean => sealed.has(spec);
+
 function freeze(value: unknown): void {
   if (typeof value !== "object" || value === null) return;
   Object.freeze(value);

@@ -29,13 +29,13 @@ class Recorder {
   readonly ops: Step[] = [];
 
   open(kind: keyof typeof OPEN, fields: Parameters<PlanWriter["open"]>[1]): Slot {
-    this.opens.push({ name: `open ${kind}`, text: fields.path ?? "" });
+    this.opens.push({ name: `open ${kind}`, text: String(fields.path ?? "") });
     return this.writer.open(OPEN[kind], fields);
   }
 
   op(op: keyof typeof OP, fields: OpFields = {}): void {
     const subject = fields.subject ?? `step-${this.ops.length}`;
-    this.ops.push({ name: `op ${op}`, text: subject });
+    this.ops.push({ name: `op ${op}`, text: String(subject) });
     this.writer.op(OP[op], { ...fields, subject });
   }
 
