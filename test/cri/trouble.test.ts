@@ -4,6 +4,7 @@ import * as path from "node:path";
 import { test } from "node:test";
 import Long from "long";
 import { runtime } from "../../src/gen/cri";
+import { native } from "../../src/native";
 import { leasedAddresses } from "../support/cni";
 import { type Daemon, startDaemon } from "../support/daemon";
 import { onHost } from "../support/host";
@@ -203,58 +204,39 @@ test("a malformed config.toml: serve names file, key and value and touches nothi
   await daemon.start();
 });
 
-test("shares and the OOM group are dropped with one warning each, whoever asks and how often", async (t) => {
+test("what kubelet asks of every container runs on any host; a limit needs its controller, and says so", async (t) => {
   const daemon = await startPodDaemon();
   t.after(() => daemon.end());
   const [podId, pod] = await runPod(daemon);
-  const resources = { cpuShares: long(512), unified: { "memory.oom.group": "1" } };
-  for (let i = 0; i < 3; i++) {
-    const id = await create(daemon, podId, pod, containerConfig(["true"], { linux: { resources } }));
-    await daemon.cri.StartContainer({ containerId: id });
-    assert.equal((await exited(daemon, id)).exitCode ?? 0, 0);
-  }
-  const warnings = daemon
-    .log()
-    .split("\n")
-    .filter((line) => line.includes("not applied until limits are built"));
-  for (const field of ["linux.resources.cpu_shares", 'linux.resources.unified[\\"memory.oom.group\\"]'])
-    assert.equal(warnings.filter((line) => line.includes(field)).length, 1, field);
-  assert.equal(warnings.length, 2);
-  await removePod(daemon, podId);
-});
-
-test("limits are refused with the way out", async (t) => {
-  const daemon = await startPodDaemon();
-  t.after(() => daemon.end());
-  const [podId, pod] = await runPod(daemon);
-  const cases: [resources: runtime.v1.ILinuxContainerResources, field: string, cure: string][] = [
-    [{ memoryLimitInBytes: long(1 << 28) }, "memory_limit_in_bytes: 268435456", "resources.limits.memory"],
-    [
-      { memorySwapLimitInBytes: long(1 << 28) },
-      "memory_swap_limit_in_bytes: 268435456",
-      "resources.limits.memory",
-    ],
-    [{ cpuQuota: long(50_000) }, "cpu_quota: 50000", "resources.limits.cpu"],
-    [{ cpusetCpus: "0" }, 'cpuset_cpus: "0"', "CPU manager"],
-    [{ cpusetMems: "0" }, 'cpuset_mems: "0"', "memory manager"],
-    [
-      { hugepageLimits: [{ pageSize: "2MB", limit: long(1 << 21) }] },
-      'hugepage_limits["2MB"]: 2097152',
-      "resources.limits.hugepages-2MB",
-    ],
-    [{ unified: { "pids.max": "10" } }, 'unified["pids.max"]: "10"', "leave out"],
-    [{ unified: { "memory.min": "1", "memory.oom.group": "1" } }, 'unified["memory.min"]: "1"', "leave out"],
+  const created = (resources: runtime.v1.ILinuxContainerResources) =>
+    create(daemon, podId, pod, containerConfig(["true"], { linux: { resources } }));
+  const id = await created({ cpuShares: long(512), unified: { "memory.oom.group": "1" } });
+  await daemon.cri.StartContainer({ containerId: id });
+  assert.equal((await exited(daemon, id)).exitCode ?? 0, 0);
+  const { controllers } = native().features();
+  const cases: [resources: runtime.v1.ILinuxContainerResources, controller: string][] = [
+    [{ memoryLimitInBytes: long(1 << 28) }, "memory"],
+    [{ cpuQuota: long(50_000) }, "cpu"],
+    [{ cpusetCpus: "0" }, "cpuset"],
+    [{ cpusetMems: "0" }, "cpuset"],
+    [{ hugepageLimits: [{ pageSize: "2MB", limit: long(1 << 21) }] }, "hugetlb"],
+    [{ unified: { "pids.max": "10" } }, "pids"],
+    [{ unified: { "memory.min": "1", "memory.oom.group": "1" } }, "memory"],
   ];
-  for (const [resources, field, cure] of cases)
-    await assert.rejects(
-      create(daemon, podId, pod, containerConfig(["true"], { linux: { resources } })),
-      (error: { code: number; details: string }) => {
-        assert.equal(error.code, 12, error.details);
-        assert.ok(error.details.includes(`linux.resources.${field}`), error.details);
-        assert.ok(error.details.includes(cure), error.details);
-        return true;
-      },
-    );
+  for (const [resources, controller] of cases) {
+    if (controllers.includes(controller)) {
+      await created(resources);
+      continue;
+    }
+    await assert.rejects(created(resources), (error: { code: number; details: string }) => {
+      assert.equal(error.code, 9, error.details);
+      assert.match(
+        error.details,
+        new RegExp(`^linux\\.resources\\..*needs the ${controller} controller, which cgroup2`),
+      );
+      return true;
+    });
+  }
   await removePod(daemon, podId);
 });
 
@@ -262,14 +244,7 @@ test("RPCs that are not built name themselves, also the streaming ones", async (
   const daemon = await startDaemon();
   t.after(() => daemon.end());
   const { cri } = daemon;
-  const unary = [
-    "Exec",
-    "Attach",
-    "PortForward",
-    "UpdateContainerResources",
-    "PodSandboxStats",
-    "CheckpointContainer",
-  ];
+  const unary = ["Exec", "Attach", "PortForward", "CheckpointContainer"];
   for (const name of unary)
     await assert.rejects(cri.raw(name, Buffer.alloc(0)), { code: 12, details: `${name}: not supported yet` });
   for (const name of ["GetContainerEvents", "StreamContainers", "StreamImages"])

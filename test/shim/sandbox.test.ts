@@ -138,11 +138,6 @@ test("what a pod may not ask for is refused by field and value, and nothing is l
   await refused(options({}, { network: 0 }), {}, "INVALID_ARGUMENT", /^netns_path: ""/);
   await refused(options({}, { pid: 3 }), {}, "INVALID_ARGUMENT", /^namespace_options.pid: 3/);
   await refused(options({}, { usernsOptions: { mode: 0 } }), {}, "UNIMPLEMENTED", /^userns_options.mode: 0/);
-  const linux = {
-    cgroupParent: "kubepods-podx.slice",
-    securityContext: { namespaceOptions: { network: NODE } },
-  };
-  await refused(options({ linux }), {}, "UNIMPLEMENTED", /^cgroup_parent: "kubepods-podx.slice"/);
   const selinux = {
     cgroupParent: driver.cgroupParent,
     securityContext: { namespaceOptions: { network: NODE }, selinuxOptions: { level: "s0" } },
