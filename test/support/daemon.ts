@@ -174,7 +174,7 @@ class DaemonProcess implements Daemon {
     await killAll(processesOf(this.host));
     // Stopping a slice stops the scopes in it, so that systemd forgets them too.
     if (this.cgroupDriver === "systemd")
-      await command("systemctl", ["stop", path.basename(this.cgroupParent)]);
+      await command("systemctl", ["stop", path.basename(this.cgroupParent)], { accept: [0, 5] });
     await destroyCgroup(this.cgroupParent);
     await this.network?.remove();
     if (this.options.host === undefined) await this.host.end();
