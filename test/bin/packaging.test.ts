@@ -37,6 +37,7 @@ test("the unit leaves pods alone and gives a stopping daemon the time that it ta
     "KillMode=process",
     "Delegate=yes",
     "Restart=always",
+    "ExecReload=/bin/kill -HUP $MAINPID",
     "OOMScoreAdjust=-999",
   ]) {
     assert.ok(unit.includes(`\n${line}\n`), line);
