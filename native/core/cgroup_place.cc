@@ -5,10 +5,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <set>
+#include <string>
 #include <utility>
 
 #include "base/file.h"
 #include "core/device_program.h"
+#include "core/host.h"
 
 namespace isopod::core {
 
@@ -62,6 +65,32 @@ Result<CgroupPlace> cgroup_prepare(const std::string& path, const CgroupWrites& 
   return ready.error();
 }
 
+namespace {
+
+bool known_to_systemd(const std::string& controller) {
+  for (const char* name : {"cgroup", "cpu", "cpuset", "io", "memory", "pids"})
+    if (controller == name) return true;
+  return false;
+}
+
+// systemd gives a delegated unit the controllers that it knows. Others (hugetlb, rdma, misc) it
+// neither enables nor takes away: they are for whoever wants them, from the root down. What cannot
+// be enabled shows when the file is missing.
+void enable_above(const std::string& path, const CgroupWrites& writes) {
+  const std::string& root = features().cgroup_root;
+  if (root.empty() || path.compare(0, root.size() + 1, root + '/') != 0) return;
+  std::set<std::string> wanted;
+  for (const CgroupWrite& write : writes)
+    if (std::string name = write.file.substr(0, write.file.find('.')); !known_to_systemd(name))
+      wanted.insert(std::move(name));
+  for (const std::string& name : wanted)
+    for (size_t at = root.size(); at != std::string::npos; at = path.find('/', at + 1))
+      static_cast<void>(
+          write_file(AT_FDCWD, path.substr(0, at) + "/cgroup.subtree_control", '+' + name).ok());
+}
+
+}  // namespace
+
 Status cgroup_adopt(const std::string& path, int pid, const CgroupWrites& writes,
                     const std::vector<uint8_t>& device_program) {
   CgroupPlace place;
@@ -72,6 +101,7 @@ Status cgroup_adopt(const std::string& path, int pid, const CgroupWrites& writes
   if (('\n' + *members).find('\n' + std::to_string(pid) + '\n') == std::string::npos)
     return Error{
         ESRCH, "cgroup", path, {}, "its process has not been put into it", "FAILED_PRECONDITION"};
+  enable_above(path, writes);
   return furnish(place, path, writes, device_program);
 }
 

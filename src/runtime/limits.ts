@@ -40,11 +40,11 @@ export class HeldLimits {
     checkResources(change, "resources");
     refuseDevices(change.devices, this.#held.devices);
     const { target, parents, warn } = this.#engine;
-    const { cgroup, unit } = this.#place;
+    const { cgroup } = this.#place;
     const held = this.#held;
     const limits = compileResources({ field: "resources", change, held, host: target, warn });
     if (change.memory?.checkBeforeUpdate) refuseBelowUsage(cgroup, change.memory.limit);
-    if (unit === undefined) parents.enable(cgroup, controllersOf(limits));
+    parents.enable(cgroup, controllersOf(limits));
     const undo = await this.#write(limits).catch((error: unknown) => {
       throw limitError(error, limits);
     });

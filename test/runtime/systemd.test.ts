@@ -21,6 +21,8 @@ const limits = needs(
   capability("cgroup2:cpu"),
 );
 
+const hugetlb = needs(capability("systemd"), capability("cgroup2:hugetlb"));
+
 const SLICE = `isopodtest${process.pid}.slice`;
 const systemctl = (...args: string[]) => execFileSync("systemctl", args, { encoding: "utf8" }).trim();
 const show = (unit: string, property: string) => systemctl("show", "--value", "--property", property, unit);
@@ -279,6 +281,17 @@ test("limits are in the files and known to systemd, and a reload changes neither
   // Changing a neighbour makes systemd write to the whole slice.
   systemctl("set-property", "--runtime", SLICE, "CPUWeight=50", "MemoryMax=1G", "TasksMax=1000");
   assert.deepEqual(agreed(id), expected);
+  await sandbox.destroy();
+});
+
+test("a controller that systemd knows nothing of is enabled for the scope", hugetlb, async (t) => {
+  const { sandbox } = await podOf(t);
+  const spec = limited({ hugepageLimits: [{ pageSize: "2MB", limit: 4 << 20 }] });
+  const container = await running(sandbox, spec);
+  assert.equal(read(container.id, "hugetlb.2MB.max"), `${4 << 20}`);
+  systemctl("daemon-reload");
+  await container.update({ hugepageLimits: [{ pageSize: "2MB", limit: 8 << 20 }] });
+  assert.equal(read(container.id, "hugetlb.2MB.max"), `${8 << 20}`);
   await sandbox.destroy();
 });
 
