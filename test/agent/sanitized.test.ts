@@ -12,7 +12,7 @@ const SOURCES = [
   ...["frame", "messages", "wire"].map((name) => `native/agent/${name}.cc`),
   "native/core/error_text.cc",
 ];
-const ROUNDS = 50_000;
+const ROUNDS = 20_000;
 
 test("the agent's codecs, under AddressSanitizer and UBSan", () => {
   const dir = fs.mkdtempSync(path.join(os.tmpdir(), "isopod-agent-sanitized-"));
