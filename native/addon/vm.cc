@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <deque>
@@ -158,7 +159,10 @@ Result<std::vector<uint8_t>> read_whole(const std::string& path) {
 Status make_image(const std::string& kernel, const std::string& image) {
   Result<std::vector<uint8_t>> content = read_whole(kernel);
   if (!content) return content.error();
-  const std::string partial = image + "." + std::to_string(::getpid()) + ".partial";
+  // Several machines of one kernel may be started at once: each makes its own, the last one stays.
+  static std::atomic<unsigned> sequence{0};
+  const std::string partial =
+      image + "." + std::to_string(::getpid()) + "." + std::to_string(sequence++) + ".partial";
   UniqueFd to(::open(partial.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0444));
   if (!to) return failure(errno, "write boot image", image);
   Status done = vmm::BootImage::write(to.get(), std::move(*content));
