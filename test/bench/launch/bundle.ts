@@ -145,3 +145,12 @@ export function writeBundle(
   fs.writeFileSync(path.join(dir, "config.json"), config);
   return { dir, sha256: crypto.createHash("sha256").update(config).digest("hex") };
 }
+
+/** The same bundle with another variable in its environment: nobody has seen its config.json before. */
+export function renew(bundle: Bundle, round: number): void {
+  const file = path.join(bundle.dir, "config.json");
+  const config = JSON.parse(fs.readFileSync(file, "utf8")) as ReturnType<typeof spec>;
+  const env = config.process.env.filter((entry) => !entry.startsWith("ROUND="));
+  const process = { ...config.process, env: [...env, `ROUND=${round}`] };
+  fs.writeFileSync(file, JSON.stringify({ ...config, process }));
+}

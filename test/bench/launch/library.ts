@@ -3,8 +3,7 @@ import type { Contender, Launch } from "./contender";
 
 /**
  * isopod through its public library, in this Node process: FIFOs for output, state files, cgroup and exit
- * record as its shim has them. Reading config.json and making the plan are in the time; as in any process that
- * runs a bundle again, its text is known by then: it was parsed, checked and compiled while warming up.
+ * record as its shim has them. Reading config.json and making the plan are in the time.
  */
 export class Library implements Contender {
   readonly name = "isopod";

@@ -6,13 +6,15 @@ import { parseArgs } from "node:util";
 import { command } from "../../support/command";
 import { peers } from "../../support/peers";
 import { compare, figures, machine, ms } from "../figures";
-import { type Bundle, writeBundle } from "./bundle";
+import { type Bundle, renew, writeBundle } from "./bundle";
 import { CommandLine, type Contender, harnessSource, type Launch } from "./contender";
 import { Library } from "./library";
 
 /**
  * bench:launch: the same bundle by isopod in this process and by runc and crun from the C harness, one after
- * the other in every round, so that whatever else the machine does meets all of them alike. With --limits
+ * the other in every round, so that whatever else the machine does meets all of them alike. Each round's
+ * config.json is new to everybody, as a pod's is; a second table runs one that does not change, whose parsed
+ * spec and plan isopod keeps. With --limits
  * only the launch, of a container with limits: a machine whose cgroup2 has the controllers, such as the testbed.
  */
 async function main(): Promise<void> {
@@ -36,13 +38,14 @@ async function main(): Promise<void> {
     console.log(machine());
     if (values.limits) console.log("with limits of memory, swap, pids, cpu weight and quota");
     console.log(`config.json sha256 ${launched.sha256.slice(0, 16)}, ${rounds} interleaved rounds\n`);
-    await launches("create+start+wait+delete", contenders, launched, rounds, tool);
+    await launches("create+start+wait+delete", contenders, launched, rounds, { fresh: true, tool });
     if (values.limits) return;
+    await launches("the same, an unchanged bundle", contenders, launched, rounds);
     await execs(contenders, path.join(dir, "sleep"), cgroup, rounds);
     const many = path.join(dir, "mounts");
     fs.mkdirSync(many);
     await tool.ask(`mounts ${values.mounts} ${many}`);
-    await launches(`the same, ${values.mounts} host mounts`, contenders, launched, rounds);
+    await launches(`the same, ${values.mounts} host mounts`, contenders, launched, rounds, { fresh: true });
     const isopod = contenders.find(({ name }) => name === "isopod");
     if (isopod) await alone(`${values.mounts} host mounts`, isopod, launched, rounds);
     await tool.ask(`unmount ${many}`);
@@ -75,16 +78,20 @@ async function launches(
   contenders: readonly Contender[],
   bundle: Bundle,
   rounds: number,
-  tool?: CommandLine,
+  { fresh, tool }: { fresh?: boolean; tool?: CommandLine } = {},
 ): Promise<void> {
   const samples = new Map<string, Launch[]>(contenders.map(({ name }) => [name, []]));
   const spawns: number[] = [];
   // A shim server has launched before, and V8 has compiled it; the peers are new processes every time.
   for (const contender of contenders) {
-    for (let i = 0; i < (contender.name === "isopod" ? WARM_UP : 1); i++) await contender.launch(bundle.dir);
+    for (let i = 0; i < (contender.name === "isopod" ? WARM_UP : 1); i++) {
+      if (fresh) renew(bundle, -i);
+      await contender.launch(bundle.dir);
+    }
   }
   for (let round = 0; round < rounds; round++) {
     for (const contender of contenders) {
+      if (fresh) renew(bundle, round);
       // One monitor a launch: what the loop does between our launches, waiting, would dilute it.
       samples.get(contender.name)!.push(await contender.launch(bundle.dir));
     }
