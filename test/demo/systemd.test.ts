@@ -8,10 +8,11 @@ import { peers } from "../support/peers";
 
 for (const driver of ["cgroupfs", "systemd"])
   test(
-    `the demo on a machine of systemd's (${driver})`,
+    `npm start on a machine of systemd's (${driver})`,
     needs(capability("systemd"), peers.cni()),
     async () => {
-      const { stdout } = await command(process.execPath, [path.join(__dirname, "main.js")], {
+      // With its set-up, which finds all in place.
+      const { stdout } = await command("bash", [path.resolve(__dirname, "../../../scripts/start")], {
         env: { ISOPOD_TEST_CGROUP_DRIVER: driver },
       });
       assert.match(stdout, /stdout F hello from hello, pid 1/);
