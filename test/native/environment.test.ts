@@ -29,16 +29,21 @@ function calling(call: "launch" | "awaitExit", options: object): Worker {
   );
 }
 
+const read = (file: string): string => {
+  try {
+    return fs.readFileSync(file, "utf8");
+  } catch {
+    return ""; // the thread or the process has ended meanwhile
+  }
+};
+
 /** Of this process: those whose stub hangs in an open, or that are zombies. */
-const children = (): { pid: number; state: string }[] =>
+const children = (): { pid: number; state: string | undefined }[] =>
   fs
     .readdirSync("/proc/self/task")
-    .flatMap((task) => fs.readFileSync(`/proc/self/task/${task}/children`, "utf8").trim().split(" "))
+    .flatMap((task) => read(`/proc/self/task/${task}/children`).trim().split(" "))
     .filter(Boolean)
-    .map((pid) => ({
-      pid: Number(pid),
-      state: /\) (\S)/.exec(fs.readFileSync(`/proc/${pid}/stat`, "utf8"))![1]!,
-    }));
+    .map((pid) => ({ pid: Number(pid), state: /\) (\S)/.exec(read(`/proc/${pid}/stat`))?.[1] }));
 
 describe("environments", () => {
   const given = containers();
