@@ -94,8 +94,11 @@ test("two processors and more than 3 GiB; disk, entropy, and streams both ways",
   fs.truncateSync(disk, 1 << 20);
   const vm = await boot("serve", { memory: 3584, vcpus: 2, disks: [{ path: disk, serial: "test" }] });
   const calls = vm.listen(6000);
-  const call = await Promise.race([calls.next(), vm.wait()]);
-  assert.ok("value" in call && call.value, `it ended: ${JSON.stringify(call)}`);
+  const call = await calls.next();
+  if (call.done) {
+    const { reason, detail, serial } = await vm.wait();
+    assert.fail(`it ended: ${reason} ${detail}\n${serial}`);
+  }
   const report = JSON.parse(await text(call.value)) as Record<string, unknown>;
   assert.equal(report["release"], release);
   assert.equal(report["cpus"], 2);
