@@ -67,7 +67,9 @@ netns_dir = "${dir}/netns"
   const cri = criClient(path.join(dir, "isopod.sock"));
   const systemctl = async (...args: string[]) =>
     (await command("systemctl", args, { timeoutMs: PATIENCE_MS })).stdout.trim();
-  const show = (property: string) => systemctl("show", "--value", "--property", property, `${name}.service`);
+  const ask = (property: string) => systemctl("show", "--value", "--property", property, `${name}.service`);
+  // An emulated systemd that is busy drops a question now and then: asked again, it answers.
+  const show = (property: string) => ask(property).catch(() => ask(property));
   const cgroupParent = driver === "systemd" ? `/${name}.slice` : `/${name}`;
   t.after(async () => {
     cri.close();
