@@ -248,7 +248,8 @@ export function signalAll(
     try {
       fs.writeFileSync(path.join(cgroup, "cgroup.kill"), "1");
     } catch (error) {
-      if (errnoOf(error) !== "ENOENT") throw error;
+      // Gone before the open, or (systemd is quick) between that and the write.
+      if (!["ENOENT", "ENODEV"].includes(errnoOf(error) ?? "")) throw error;
     }
     return;
   }
